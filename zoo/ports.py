@@ -1,0 +1,131 @@
+"""Ports: what a part consumes and emits, read from plain attributes of the module.
+
+A part is a `torch.nn.Module` whose ``__init__`` takes explicit keyword-only options with JSON-able
+values and sets the attributes below. Video is float in [-1, 1]. `stride` is (s_t, s_h, s_w). A causal
+part maps T = 1 + k*s_t frames to t = 1 + k; a non-causal one maps T = k*s_t to t = k.
+
+| kind          | forward                              | attributes                                          |
+|---------------|--------------------------------------|-----------------------------------------------------|
+| encoder       | ``x_BCTHW -> z_BDthw``               | in_channels, latent_dim, stride, causal, [consumes]  |
+| quantizer     | ``z_BDthw -> Quantized``; ``lookup(indices_Bqthw) -> z_BDthw`` | latent_dim, codebook_size, num_codebooks, continuous |
+| decoder       | ``z_BDthw -> x_BCTHW``               | latent_dim, out_channels, stride, causal, last_layer, [emits] |
+| generator     | ``noise -> x_BCTHW``; ``draw_noise(num, num_frames, generator=, device=) -> noise`` | noise_dim, emits, conditions, out_channels, size_HW |
+| discriminator | ``x -> Judged`` of raw scores        | consumes, in_channels, min_size                     |
+
+Attributes in brackets may be left out. `consumes` and `emits` are "video" (the default) or "image": a
+2D part says "image", works on x_BCHW (or z_BDhw) and is applied per frame by the assembly.
+A continuous quantizer has codebook_size and num_codebooks 0 and no `lookup`.
+`last_layer` is the decoder's (or generator's) last weight, for the adaptive adversarial weight.
+Noise is a dict of tensors, batch first, so that a clip is the same whatever batch it is made in.
+`min_size` is the smallest (T, H, W) a discriminator can judge, (H, W) being ignored by none.
+`size_HW` is the only frame size a generator can make, or None when it makes any.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import PluginError
+from zoo.parts import Kind
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MEDIA = ("video", "image")
+EMITS = ("video", "latent", "indices")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(map(_is_count, value))
+
+
+_COUNT = (_is_count, "a positive int")
+_NATURAL = (_is_natural, "an int of 0 or more")
+_SIZE = (_is_size, "a tuple of three positive ints (time, height, width)")
+_BOOL = (lambda value: isinstance(value, bool), "a bool")
+_MEDIUM = (lambda value: value in MEDIA, f"one of {MEDIA}")
+
+_Rule = tuple[Callable[[Any], bool], str]
+ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
+    "encoder": {"in_channels": _COUNT, "latent_dim": _COUNT, "stride": _SIZE, "causal": _BOOL},
+    "quantizer": {
+        "latent_dim": _COUNT,
+        "codebook_size": _NATURAL,
+        "num_codebooks": _NATURAL,
+        "continuous": _BOOL,
+    },
+    "decoder": {
+        "latent_dim": _COUNT,
+        "out_channels": _COUNT,
+        "stride": _SIZE,
+        "causal": _BOOL,
+        "last_layer": (lambda value: value is not None, "the last weight"),
+    },
+    "generator": {
+        "noise_dim": _COUNT,
+        "emits": (lambda value: value in EMITS, f"one of {EMITS}"),
+        "conditions": (lambda value: isinstance(value, tuple), "a tuple of names"),
+        "out_channels": _COUNT,
+        "size_HW": (
+            lambda value: value is None or (isinstance(value, tuple) and len(value) == 2),
+            "(height, width) or None",
+        ),
+    },
+    "discriminator": {"consumes": _MEDIUM, "in_channels": _COUNT, "min_size": _SIZE},
+}
+OPTIONAL: dict[Kind, dict[str, tuple[Any, _Rule]]] = {
+    "encoder": {"consumes": ("video", _MEDIUM)},
+    "decoder": {"emits": ("video", _MEDIUM)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ports:
+    """The checked port attributes of one part, reachable as attributes of this object."""
+
+    kind: Kind
+    name: str
+    values: dict[str, Any]
+
+    def __getattr__(self, attribute: str) -> Any:
+        try:
+            return self.values[attribute]
+        except KeyError:
+            raise AttributeError(attribute) from None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}"
+
+
+def ports_of(kind: Kind, name: str, module: nn.Module) -> Ports:
+    """Read and check the port attributes of a module.
+
+    Raises:
+        PluginError: An attribute is missing or has a value outside its range.
+    """
+    values: dict[str, Any] = {}
+    rules = [(attribute, rule, None) for attribute, rule in ATTRIBUTES[kind].items()]
+    rules += [(attribute, rule, default) for attribute, (default, rule) in OPTIONAL.get(kind, {}).items()]
+    for attribute, (accepts, wanted), default in rules:
+        value = getattr(module, attribute, default)
+        if value is None and attribute != "size_HW":
+            raise PluginError(f"{kind} {name!r} has no attribute {attribute!r}; it must be {wanted}")
+        if not accepts(value):
+            raise PluginError(f"{kind} {name!r} says {attribute} = {value!r}; it must be {wanted}")
+        values[attribute] = value
+    if kind == "quantizer" and values["continuous"] == bool(values["codebook_size"]):
+        raise PluginError(
+            f"quantizer {name!r} says continuous = {values['continuous']} and codebook_size = "
+            f"{values['codebook_size']}; a continuous one has 0 codes, a discrete one more"
+        )
+    return Ports(kind, name, values)

@@ -1,0 +1,238 @@
+"""The schema of a recipe: which parts a model is made of, on which clips and how it is trained.
+
+A recipe is data. Everything here is checked before a part is imported; `zoo.recipe_files` reads
+recipes from YAML with the line of every mistake, and `zoo.build` checks part options and ports.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+PARTS = ("encoder", "quantizer", "decoder", "generator", "discriminator")
+"""The fields of a recipe that hold parts, in the order data flows."""
+
+
+class Strict(BaseModel):
+    """A closed set of fields, none of them converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class PartChoice(BaseModel):
+    """A part by name; every other key is an option of that part."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, JsonValue]
+
+    use: Annotated[str, Field(min_length=1, max_length=100)]
+    """Name of the part, or ``plugin:name`` where two plugins offer the name."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options given to the part's class."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class DiscriminatorChoice(PartChoice):
+    """A discriminator by name, and how much its verdict counts."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor on this discriminator's part of the generator's adversarial loss."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+def _part(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
+
+
+def _part_list(value: Any) -> Any:
+    if value is None:
+        return []
+    return [_part(item) for item in value] if isinstance(value, list) else [_part(value)]
+
+
+OnePart = Annotated[PartChoice, BeforeValidator(_part)]
+PartList = Annotated[list[DiscriminatorChoice], BeforeValidator(_part_list), Field(max_length=8)]
+
+
+class Clip(Strict):
+    """The clips a model is trained on."""
+
+    channels: Annotated[int, Field(ge=1, le=4)] = 3
+    """Colour channels: 3 RGB, 1 grey."""
+    num_frames: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Frames in a clip."""
+    height: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Pixels from top to bottom."""
+    width: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Pixels from left to right."""
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Frames a second that a clip is sampled at; the file's own rate when left out."""
+
+
+class Optimizer(Strict):
+    """An optimiser, made by timm's factory."""
+
+    use: str = "adamw"
+    """Name of a timm or torch optimiser: adam, adamw, ..."""
+    lr: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    """Peak learning rate."""
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Decay of the first and second moment."""
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Decoupled weight decay where the optimiser has it."""
+
+
+class Schedule(Strict):
+    """A learning-rate schedule over the run, made by timm's factory."""
+
+    use: Literal["constant", "cosine", "linear"] = "constant"
+    """Shape of the decay after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate climbs from 0."""
+    min_lr: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Rate at the end of the decay."""
+
+
+class Reconstruction(Strict):
+    """Pixel distance between a clip and its reconstruction, both in [-1, 1]."""
+
+    loss: Literal["l1", "mse"] = "l1"
+    """Mean absolute or mean squared difference."""
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Factor on the term."""
+
+
+class Perceptual(Strict):
+    """LPIPS v0.1 with AlexNet between frames (https://arxiv.org/abs/1801.03924)."""
+
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Factor on the term."""
+    num_frames: Annotated[int, Field(ge=1)] | None = None
+    """Frames drawn from each clip at every step; all when left out."""
+
+
+class QuantizerTerm(Strict):
+    """The quantizer's own loss: commitment and codebook, entropy, or KL, weighed by its options."""
+
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Factor on the term."""
+
+
+class Adversarial(Strict):
+    """The game between the model and its discriminators."""
+
+    loss: Literal["minimax", "non-saturating", "hinge", "least-squares"] = "hinge"
+    """Which pair of losses the two players minimise."""
+    weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    """Factor on the generator's term."""
+    adaptive: bool = False
+    """Scale the term by |grad reconstruction| / |grad adversarial| at the last layer (VQGAN)."""
+    start_step: Annotated[int, Field(ge=0)] = 0
+    """Step at which the discriminators start to learn and to count."""
+    discriminator_steps: Annotated[int, Field(ge=1, le=100)] = 1
+    """Discriminator updates for each update of the model."""
+
+
+class Objective(Strict):
+    """Named loss terms. A term is off when left out, and needs the parts it names."""
+
+    reconstruction: Reconstruction | None = None
+    perceptual: Perceptual | None = None
+    quantizer: QuantizerTerm | None = None
+    adversarial: Adversarial | None = None
+
+
+class Ema(Strict):
+    """Exponential moving average of the model's weights, used for evaluation and saving."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Weight of the past at every step."""
+    warmup: bool = True
+    """Start with a short memory: decay at step n is at most (1 + n) / (10 + n)."""
+
+
+class Train(Strict):
+    """How the model is trained."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] = 10_000
+    """Updates of the model."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8
+    """Clips in a step."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of weights, data order and noise."""
+    optimizer: Optimizer = Optimizer()
+    """Optimiser of the model (encoder, quantizer, decoder, generator)."""
+    discriminator_optimizer: Optimizer | None = None
+    """Optimiser of the discriminators; the same settings as `optimizer` when left out."""
+    schedule: Schedule = Schedule()
+    """Learning-rate schedule of both optimisers."""
+    ema: Ema | None = None
+    """Moving average of the weights; off when left out."""
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest gradient norm of each player; no limit when left out."""
+    augment: list[Literal["flip"]] = []
+    """Changes made to training clips: `flip` mirrors half of them left to right."""
+    objective: Objective = Objective()
+    """What is minimised."""
+    log_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between logged numbers."""
+    eval_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations on held-out clips; only at the end when left out."""
+    save_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between checkpoints."""
+
+
+class Result(Strict):
+    """What a real run of the recipe gave."""
+
+    command: str
+    """The command that repeats it."""
+    data: str
+    """What it was trained and measured on."""
+    hardware: str
+    """What it ran on."""
+    hours: float
+    """Wall-clock time of training."""
+    figures: dict[str, float]
+    """Measured numbers by name, units in the name."""
+
+
+Assembly = Literal["autoencoder", "gan", "token_prior"]
+
+
+class Recipe(Strict):
+    """A model by name: its parts, its clips, its training and what that gave."""
+
+    summary: Annotated[str, Field(min_length=1, max_length=300)]
+    """One line for ``zoo list``."""
+    extends: str | None = None
+    """Recipe this one starts from; a part with another `use` starts clean."""
+    assembly: Assembly
+    """How the parts are wired."""
+    paper: str | None = None
+    """Link to the paper the configuration is published in."""
+    clip: Clip = Clip()
+    """The clips it is trained on."""
+    encoder: OnePart | None = None
+    quantizer: OnePart | None = None
+    decoder: OnePart | None = None
+    generator: OnePart | None = None
+    discriminator: PartList = []
+    pre_quant: Literal["conv1x1x1"] | None = None
+    """Projection from the encoder's latent width to the quantizer's; needed where they differ."""
+    post_quant: Literal["conv1x1x1"] | None = None
+    """Projection from the quantizer's latent width to the decoder's; needed where they differ."""
+    train: Train = Train()
+    """How it is trained."""
+    parameters: Annotated[int, Field(gt=0)] | None = None
+    """Weights of the model without its discriminators; a test holds the number."""
+    results: list[Result] = []
+    """What real runs gave, latest last."""
