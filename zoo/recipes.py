@@ -10,10 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-PARTS = ("encoder", "quantizer", "decoder", "generator", "discriminator")
-"""The fields of a recipe that hold parts, in the order data flows."""
-
-
 class Strict(BaseModel):
     """A closed set of fields, none of them converted silently."""
 
@@ -205,7 +201,7 @@ class Result(Strict):
     """Measured numbers by name, units in the name."""
 
 
-Assembly = Literal["autoencoder", "gan", "token_prior"]
+Assembly = Literal["autoencoder", "gan"]
 
 
 class Recipe(Strict):

@@ -1,0 +1,76 @@
+"""What this plugin offers. Imports no torch."""
+
+from __future__ import annotations
+
+from zoo.hookspecs import hookimpl
+from zoo.parts import PartSpec
+
+MOCOGAN = "https://arxiv.org/abs/1707.04993"
+PATCHGAN = "https://arxiv.org/abs/1611.07004"
+
+
+@hookimpl
+def zoo_parts(api_version: int) -> list[PartSpec]:
+    """Offer the MoCoGAN generator, its four discriminators and the 3D PatchGAN."""
+    return [
+        PartSpec(
+            "generator",
+            "mocogan",
+            "zoo_gan.mocogan_generator:MoCoGANGenerator",
+            "MoCoGAN: one content code a clip, motion codes from a GRU, frames from a DCGAN; any length.",
+            example={
+                "image_size": 16,
+                "base_channels": 4,
+                "content_dim": 6,
+                "motion_dim": 4,
+                "num_categories": 3,
+            },
+            paper=MOCOGAN,
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "discriminator",
+            "mocogan-image",
+            "zoo_gan.mocogan_discriminators:ImageDiscriminator",
+            "MoCoGAN's DCGAN image discriminator: one score for a whole frame.",
+            example={"image_size": 16, "base_channels": 4},
+            paper=MOCOGAN,
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "discriminator",
+            "mocogan-patch-image",
+            "zoo_gan.mocogan_discriminators:PatchImageDiscriminator",
+            "MoCoGAN's patch image discriminator (the one it was trained with): a score for each patch.",
+            example={"base_channels": 4},
+            paper=MOCOGAN,
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "discriminator",
+            "mocogan-video",
+            "zoo_gan.mocogan_discriminators:VideoDiscriminator",
+            "MoCoGAN's 3D video discriminator (the one it was trained with): one score for 16 frames.",
+            example={"image_size": 16, "base_channels": 4},
+            paper=MOCOGAN,
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "discriminator",
+            "mocogan-patch-video",
+            "zoo_gan.mocogan_discriminators:PatchVideoDiscriminator",
+            "MoCoGAN's patch video discriminator: a score for each patch of space and time.",
+            example={"base_channels": 4},
+            paper=MOCOGAN,
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "discriminator",
+            "patch3d",
+            "zoo_gan.patch3d:Patch3D",
+            "3D PatchGAN as in TATS, for tokenizers and GANs: any size, features for feature matching.",
+            example={"base_channels": 4, "num_layers": 2},
+            paper=PATCHGAN,
+            license="Apache-2.0",
+        ),
+    ]

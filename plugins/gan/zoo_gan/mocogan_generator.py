@@ -1,0 +1,231 @@
+"""The generator of MoCoGAN: what is seen and how it moves come from separate codes.
+
+Shape legend: B clips, T frames, C colour channels, H W pixels; K content numbers, M motion numbers,
+N categories, Z = K + N + M what a frame is drawn from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import pairwise
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from zoo.errors import PortError, ZooError
+from zoo_gan.checks import check_counts, num_halvings
+
+PART = "generator 'mocogan'"
+
+
+class MoCoGANGenerator(nn.Module):
+    """Makes clips of any length from one content code, one category and a path of motion codes.
+
+    A GRU cell turns independent noise, one vector a frame, into a path of motion codes. One DCGAN
+    image generator draws every frame from content, category and its motion code, so a clip may be
+    longer than those trained on, and in eval mode its beginning does not depend on its end (in train
+    mode the batch norms pool over all frames of the batch).
+
+    The defaults are the published network at 64x64, with the 6 categories that its training script
+    defaults to. State-dict names are those of the authors' code (``recurrent.*``, ``main.{n}.*``), so
+    its weights load unchanged; `zoo_gan.mocogan_weights` reads the options off them. Another
+    `image_size` drops the widest stages of the DCGAN or puts wider ones in front. Weights start as
+    torch's layers start, as published.
+
+    Source: MoCoGAN, https://arxiv.org/abs/1707.04993
+
+    Args:
+        out_channels: Colour channels of a frame.
+        image_size: Height and width of a frame in pixels, a power of two of at least 16.
+        base_channels: Channels before the last layer; each earlier stage has twice as many.
+        content_dim: Numbers that describe a whole clip.
+        motion_dim: Numbers that describe the motion at a frame; also the width of the GRU.
+        num_categories: Kinds of clip, drawn uniformly with the noise; 0 for none.
+
+    Raises:
+        ZooError: An option is out of its range.
+    """
+
+    emits = "video"
+    conditions: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        out_channels: int = 3,
+        image_size: int = 64,
+        base_channels: int = 64,
+        content_dim: int = 50,
+        motion_dim: int = 10,
+        num_categories: int = 6,
+    ) -> None:
+        super().__init__()
+        num_doublings = num_halvings(PART, image_size=image_size)
+        check_counts(
+            PART,
+            out_channels=out_channels,
+            base_channels=base_channels,
+            content_dim=content_dim,
+            motion_dim=motion_dim,
+        )
+        if not isinstance(num_categories, int) or num_categories < 0:
+            raise ZooError(f"{PART}: num_categories is {num_categories!r}; give a whole number, 0 for none")
+        self.out_channels = out_channels
+        self.size_HW = (image_size, image_size)
+        self.content_dim = content_dim
+        self.motion_dim = motion_dim
+        self.num_categories = num_categories
+        self.noise_dim = content_dim + num_categories + motion_dim
+
+        self.recurrent = nn.GRUCell(motion_dim, motion_dim)
+        widths = [base_channels << level for level in reversed(range(num_doublings))]
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(self.noise_dim, widths[0], 4, bias=False),  # 1x1 -> 4x4
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        ]
+        for width_in, width_out in pairwise(widths):
+            layers += [_double(width_in, width_out), nn.BatchNorm2d(width_out), nn.ReLU()]
+        self.main = nn.Sequential(*layers, _double(base_channels, out_channels), nn.Tanh())
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the last transposed convolution."""
+        weight = self.main[-2].weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    def draw_noise(
+        self,
+        num: int,
+        num_frames: int,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> dict[str, Tensor]:
+        """Draw what `forward` needs for `num` clips.
+
+        Every clip has a seed of its own, drawn from `generator`. So the first clips of a larger draw,
+        and the first frames of a longer one, are those of a smaller draw from an equal generator.
+
+        Args:
+            num: Clips, at least 1.
+            num_frames: Frames in each clip, at least 1.
+            generator: Where randomness comes from; torch's global one for the CPU when left out.
+            device: Where the noise goes; the device of the weights when left out.
+
+        Returns:
+            ``content`` (num, K) and ``motion_start`` (num, M), standard normal; ``motion``
+            (num, num_frames, M), standard normal, one vector a frame; ``category`` (num, N), one-hot.
+
+        Raises:
+            ZooError: `num` or `num_frames` is below 1.
+        """
+        check_counts(PART, num=num, num_frames=num_frames)
+        weight = self.last_layer
+        device = weight.device if device is None else torch.device(device)
+        shapes = {
+            "content": (num, self.content_dim),
+            "motion_start": (num, self.motion_dim),
+            "motion": (num, num_frames, self.motion_dim),
+            "category": (num, self.num_categories),
+        }
+        if device.type == "meta":
+            return {
+                name: torch.empty(shape, dtype=weight.dtype, device=device) for name, shape in shapes.items()
+            }
+        seeds = torch.randint(
+            2**63 - 1,
+            (num,),
+            generator=generator,
+            device="cpu" if generator is None else generator.device,
+        )
+        clips = [self._draw_clip(seed, num_frames) for seed in seeds.tolist()]
+        return {
+            name: torch.stack([clip[name] for clip in clips]).to(device=device, dtype=weight.dtype)
+            for name in shapes
+        }
+
+    def _draw_clip(self, seed: int, num_frames: int) -> dict[str, Tensor]:
+        """Draw the noise of one clip on the CPU, without its batch axis."""
+        source = torch.Generator("cpu").manual_seed(seed)
+
+        def normal(length: int) -> Tensor:
+            return torch.randn(length, generator=source, device="cpu")
+
+        category = torch.zeros(self.num_categories, device="cpu")
+        if self.num_categories:
+            category[int(torch.randint(self.num_categories, (1,), generator=source, device="cpu"))] = 1
+        content, motion_start = normal(self.content_dim), normal(self.motion_dim)
+        # Frame by frame, because a longer randn does not start with the numbers of a shorter one.
+        motion = torch.stack([normal(self.motion_dim) for _ in range(num_frames)])
+        return {"content": content, "motion_start": motion_start, "motion": motion, "category": category}
+
+    def forward(self, noise: dict[str, Tensor]) -> Tensor:
+        """Make a clip from each row of noise.
+
+        Args:
+            noise: What `draw_noise` returns; any number of clips and frames.
+
+        Returns:
+            x_BCTHW in [-1, 1].
+
+        Raises:
+            PortError: A tensor is missing or has another shape than `draw_noise` gives it.
+        """
+        self._check_noise(noise)
+        motion_BTM = self._motion_path(noise["motion_start"], noise["motion"])
+        num_frames = motion_BTM.shape[1]
+        still_BTK = repeat(
+            torch.cat([noise["content"], noise["category"]], dim=1), "B K -> B T K", T=num_frames
+        )
+        z_BTZ = torch.cat([still_BTK, motion_BTM], dim=2)
+        frames = self.main(rearrange(z_BTZ, "B T Z -> (B T) Z 1 1"))
+        x_BCTHW: Tensor = rearrange(frames, "(B T) C H W -> B C T H W", T=num_frames)
+        return x_BCTHW
+
+    def _motion_path(self, start_BM: Tensor, steps_BTM: Tensor) -> Tensor:
+        """Walk from `start_BM`, one GRU step a frame; the start itself is not part of the path."""
+        # A state that feeds itself drifts in half precision, so autocast stops here.
+        with _full_precision(steps_BTM.device.type):
+            state, path = start_BM, []
+            for step_BM in steps_BTM.unbind(dim=1):
+                state = self.recurrent(step_BM, state)
+                path.append(state)
+            return torch.stack(path, dim=1)
+
+    def _check_noise(self, noise: dict[str, Tensor]) -> None:
+        widths = {
+            "content": self.content_dim,
+            "motion_start": self.motion_dim,
+            "motion": self.motion_dim,
+            "category": self.num_categories,
+        }
+        for name, width in widths.items():
+            axes = ("clips", "frames", width) if name == "motion" else ("clips", width)
+            wanted = f"({', '.join(map(str, axes))})"
+            if name not in noise:
+                raise PortError(
+                    f"{PART} needs noise {name!r} of shape {wanted}; it was given "
+                    f"{', '.join(map(repr, noise)) or 'none'}; make it with draw_noise(num, num_frames)"
+                )
+            shape = tuple(noise[name].shape)
+            same_batch = len(shape) == len(axes) and shape[0] == noise["content"].shape[0]
+            if not same_batch or shape[-1] != width or 0 in shape[:-1]:
+                raise PortError(
+                    f"{PART} needs noise {name!r} of shape {wanted}, as many clips as 'content'; it was "
+                    f"given {shape}; make it with draw_noise(num, num_frames)"
+                )
+
+
+def _double(width_in: int, width_out: int) -> nn.ConvTranspose2d:
+    """A transposed convolution that doubles height and width."""
+    return nn.ConvTranspose2d(width_in, width_out, 4, stride=2, padding=1, bias=False)
+
+
+def _full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """Turn autocast off where the device has one."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

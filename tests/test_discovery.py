@@ -1,0 +1,204 @@
+"""Plugins are isolated one by one: what breaks is named, the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zoo
+from zoo.discovery import catalogue
+from zoo.errors import PluginError, UnknownNameError
+from zoo.parts import PartSpec
+
+GOOD = """
+from zoo.hookspecs import hookimpl
+from zoo.parts import PartSpec
+@hookimpl
+def zoo_parts(api_version):
+    return [PartSpec("quantizer", "{part}", "{module}:Q", "A part.")]
+"""
+BROKEN = {
+    "import_error": ("import no_such_module_anywhere", "import", "no_such_module_anywhere"),
+    "system_exit": ("raise SystemExit(3)", "import", "SystemExit"),
+    "syntax": ("def broken(:", "import", "SyntaxError"),
+    "hangs": ("import time; time.sleep(30)", "import", "did not import within"),
+    "wrong_return": (
+        "from zoo.hookspecs import hookimpl\n@hookimpl\ndef zoo_parts(api_version): return 'abc'",
+        "zoo_parts",
+        "must return a list of PartSpec",
+    ),
+    "wrong_item": (
+        "from zoo.hookspecs import hookimpl\n@hookimpl\ndef zoo_parts(api_version): return [42]",
+        "zoo_parts",
+        "must return PartSpec",
+    ),
+    "wrong_signature": (
+        "from zoo.hookspecs import hookimpl\n@hookimpl\ndef zoo_parts(api_version, more): return []",
+        "register",
+        "more",
+    ),
+    "raises": (
+        "from zoo.hookspecs import hookimpl\n@hookimpl\ndef zoo_parts(): raise RuntimeError('no luck')",
+        "zoo_parts",
+        "no luck",
+    ),
+    "bad_kind": (
+        "from zoo.hookspecs import hookimpl\nfrom zoo.parts import PartSpec\n@hookimpl\n"
+        "def zoo_parts(): return [PartSpec('quantiser', 'x', 'a:B', 'A part.')]",
+        "zoo_parts",
+        "must be one of",
+    ),
+    "bad_recipes": (
+        "from pathlib import Path\nfrom zoo.hookspecs import hookimpl\n@hookimpl\n"
+        "def zoo_recipes(): return [Path('/no/such/file.yaml')]",
+        "zoo_recipes",
+        "cannot be read",
+    ),
+}
+
+
+def install(folder: Path, plugin: str, code: str, *, distribution: str | None = None) -> None:
+    """Make an importable plugin with its own distribution metadata."""
+    module = f"{(distribution or plugin).replace('-', '_')}_manifest"
+    distribution = distribution or f"dist-{plugin}"
+    (folder / f"{module}.py").write_text(code.replace("{module}", module).replace("{part}", plugin))
+    info = folder / f"{distribution}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[zoo]\n{plugin} = {module}\n")
+
+
+def discover(folder: Path, **environment: str) -> dict[str, Any]:
+    """Run discovery in a new interpreter that sees the plugins of a folder."""
+    code = (
+        "import json, sys, zoo.discovery as d; c = d.catalogue();"
+        "print(json.dumps({'plugins': [p.name for p in c.plugins], 'torch': 'torch' in sys.modules,"
+        "'parts': [[p.kind, p.full_name, p.distribution] for p in c.parts],"
+        "'problems': [[p.plugin, p.distribution, p.stage, p.error] for p in c.problems]}))"
+    )
+    return json.loads(run(code, folder, **environment))  # type: ignore[no-any-return]
+
+
+def run(code: str, folder: Path, **environment: str) -> str:
+    """Run code in a new interpreter that sees the plugins of a folder."""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_broken_plugins_are_named_and_stop_nothing(tmp_path: Path) -> None:
+    for name, (code, _, _) in BROKEN.items():
+        install(tmp_path, name, code)
+    install(tmp_path, "loud", "print('hello from an import')\n" + GOOD)
+    start = time.perf_counter()
+    found = discover(tmp_path)
+    assert time.perf_counter() - start < 20, "a hanging import must be given up on"
+    assert {"vqvae", "gan", "timm", "loud"} <= set(found["plugins"])
+    assert ["quantizer", "loud:loud", "dist-loud"] in found["parts"]
+    assert not found["torch"]
+    problems = {p[0]: p for p in found["problems"]}
+    assert set(problems) == set(BROKEN)
+    for name, (_, stage, text) in BROKEN.items():
+        assert problems[name][2] == stage, problems[name]
+        assert text in problems[name][3], problems[name]
+
+
+def test_strict_raises(tmp_path: Path) -> None:
+    install(tmp_path, "raises", BROKEN["raises"][0])
+    with pytest.raises(AssertionError, match="no luck"):
+        discover(tmp_path, ZOO_STRICT="1")
+
+
+def test_switches(tmp_path: Path) -> None:
+    install(tmp_path, "one", GOOD)
+    install(tmp_path, "two", GOOD)
+    assert "one" not in discover(tmp_path, ZOO_DISABLE="one")["plugins"]
+    assert discover(tmp_path, ZOO_PLUGINS="two,vqvae")["plugins"] == ["vqvae", "two"]
+
+
+def test_two_distributions_one_plugin_name(tmp_path: Path) -> None:
+    install(tmp_path, "same", GOOD, distribution="first-dist")
+    install(tmp_path, "same", GOOD, distribution="second-dist")
+    found = discover(tmp_path)
+    assert found["plugins"].count("same") == 1
+    (problem,) = found["problems"]
+    assert problem[1] == "second-dist"
+    assert "first-dist" in problem[3]
+
+
+def test_our_names_are_not_shadowed_and_shared_names_ask(tmp_path: Path) -> None:
+    for plugin in ("aaa", "bbb"):
+        install(tmp_path, plugin, GOOD.replace("{part}", "shared"))
+    install(tmp_path, "ccc", GOOD.replace("{part}", "fsq"))
+    code = (
+        "from zoo.discovery import catalogue\nfrom zoo.errors import UnknownNameError\nc = catalogue()\n"
+        "assert c.find('quantizer', 'fsq').plugin == 'vqvae'\n"
+        "assert c.find('quantizer', 'ccc:fsq').plugin == 'ccc'\n"
+        "try: c.find('quantizer', 'shared')\n"
+        "except UnknownNameError as e: print(e)"
+    )
+    printed = run(code, tmp_path)
+    assert "'aaa:shared'" in printed
+    assert "'bbb:shared'" in printed
+
+
+def test_unknown_names_suggest() -> None:
+    with pytest.raises(UnknownNameError, match=r"did you mean 'fsq'.*Installed: .*vq-ema"):
+        catalogue().find("quantizer", "fsqq")
+    with pytest.raises(UnknownNameError, match=r"of kind encoder|of kind decoder"):
+        catalogue().find("quantizer", "videogpt")
+    with pytest.raises(UnknownNameError, match="kinds are: encoder, quantizer"):
+        zoo.list_parts("quantiser")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="did you mean 'vqvae-video-base'"):
+        zoo.build("vqvae-video-bas")
+
+
+def test_listing_matches_patterns() -> None:
+    assert {"vqvae-video-base", "vqgan-video-tiny"} <= set(zoo.list_models("vq*-video-*"))
+    assert "gan-video-base" not in zoo.list_models("vq*-video-*")
+    assert {"vq-ema", "fsq", "gaussian"} <= set(zoo.list_parts("quantizer"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "thing"}, "must be one of"),
+        ({"name": "Upper Case"}, "lower-case"),
+        ({"target": "os.system"}, "package.module:Class"),
+        ({"summary": " "}, "no summary"),
+        ({"example": [1]}, "mapping"),
+    ],
+)
+def test_specs_are_checked(change: dict[str, Any], words: str) -> None:
+    fields = {"kind": "quantizer", "name": "x", "target": "a:B", "summary": "One.", **change}
+    with pytest.raises(PluginError, match=words):
+        PartSpec(**fields)
+
+
+def test_a_plugin_costs_less_than_a_millisecond(tmp_path: Path) -> None:
+    """Two hundred plugins add at most 0.2 s to discovery, with room for a slow machine."""
+    code = "import time; t = time.perf_counter(); import zoo.discovery as d; d.catalogue(); print(time.perf_counter() - t)"
+
+    def seconds() -> float:
+        return min(float(run(code, tmp_path)) for _ in range(3))
+
+    before = seconds()
+    for i in range(200):
+        install(tmp_path, f"plugin{i}", GOOD)
+    seconds()  # writes the byte code
+    per_plugin = (seconds() - before) / 200
+    print(f"{per_plugin * 1e3:.2f} ms a plugin")
+    assert per_plugin < 3e-3

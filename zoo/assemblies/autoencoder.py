@@ -1,0 +1,146 @@
+"""The autoencoder: encoder, quantizer and decoder, with discriminators while training.
+
+With a discrete quantizer it is a VQ-VAE (with discriminators a VQGAN), with a continuous one a VAE.
+
+Shape legend: B batch, C colour channels, T H W frames and pixels; D latent channels, t h w the latent
+grid, q codebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from zoo.assemblies.base import Assembly, check_clips
+from zoo.assemblies.padding import Size, crop, latent_size, pad
+from zoo.errors import ZooError
+from zoo.outputs import Quantized, Tokens
+from zoo.recipes import Recipe
+
+
+class Reconstructed(NamedTuple):
+    """A clip after the round trip, and what the quantizer said of it.
+
+    Attributes:
+        x_BCTHW: The reconstruction, same size as the input, in about [-1, 1] (not clamped).
+        quantized: The quantizer's result, with its loss.
+    """
+
+    x_BCTHW: Tensor
+    quantized: Quantized
+
+
+class Autoencoder(Assembly):
+    """A tokenizer for video: `encode` to tokens, `decode` back, `reconstruct` in one go.
+
+    Any T, H, W goes in and exactly that comes out, by the rule in `zoo.assemblies.padding`. Parts that
+    work on images are applied frame by frame.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        encoder: nn.Module,
+        quantizer: nn.Module,
+        decoder: nn.Module,
+        discriminators: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__(recipe, discriminators)
+        self.encoder = encoder
+        self.pre_quant = _projection(recipe.pre_quant, encoder.latent_dim, quantizer.latent_dim)
+        self.quantizer = quantizer
+        self.post_quant = _projection(recipe.post_quant, quantizer.latent_dim, decoder.latent_dim)
+        self.decoder = decoder
+
+    @property
+    def stride(self) -> Size:
+        """How many frames and pixels a latent cell stands for: (s_t, s_h, s_w)."""
+        return self.encoder.stride  # type: ignore[return-value]
+
+    @property
+    def causal(self) -> bool:
+        """Whether a frame never depends on later ones."""
+        return bool(self.encoder.causal and self.decoder.causal)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.decoder.last_layer  # type: ignore[return-value]
+
+    def latent_size(self, size_THW: Size) -> Size:
+        """Return the latent grid (t, h, w) of a clip of the given frames, height and width."""
+        return latent_size(size_THW, self.stride, causal=bool(self.encoder.causal))
+
+    def forward(self, x_BCTHW: Tensor) -> Reconstructed:
+        """Reconstruct clips and keep the quantizer's loss, for training.
+
+        Args:
+            x_BCTHW: Clips in [-1, 1], any size.
+        """
+        quantized = self._quantize(x_BCTHW)
+        size_THW = (x_BCTHW.shape[2], x_BCTHW.shape[3], x_BCTHW.shape[4])
+        return Reconstructed(self._decode(quantized.z_BDthw, size_THW), quantized)
+
+    def encode(self, x_BCTHW: Tensor) -> Tokens:
+        """Turn clips into tokens.
+
+        Args:
+            x_BCTHW: Clips in [-1, 1], any size.
+
+        Raises:
+            ZooError: The input is not a batch of clips.
+        """
+        quantized = self._quantize(x_BCTHW)
+        size_THW = (x_BCTHW.shape[2], x_BCTHW.shape[3], x_BCTHW.shape[4])
+        return Tokens(quantized.z_BDthw, quantized.indices_Bqthw, size_THW)
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Turn tokens back into clips x_BCTHW of the size the tokens were made from.
+
+        Tokens without latents are looked up by their indices, so ``tokens._replace(z_BDthw=None)`` gives
+        the same clip.
+
+        Raises:
+            ZooError: The tokens hold neither latents nor indices, or a grid of another size.
+        """
+        z_BDthw = tokens.z_BDthw
+        if z_BDthw is None:
+            if tokens.indices_Bqthw is None:
+                raise ZooError("the tokens hold neither z_BDthw nor indices_Bqthw; one is needed to decode")
+            if self.quantizer.continuous:
+                raise ZooError("this model's bottleneck is continuous: decode from z_BDthw, not from indices")
+            z_BDthw = self.quantizer.lookup(tokens.indices_Bqthw)  # type: ignore[operator]
+        grid, wanted = tuple(z_BDthw.shape[-3:]), self.latent_size(tokens.size_THW)
+        if grid != wanted:
+            raise ZooError(f"a clip of {tokens.size_THW} has a latent grid of {wanted}; these tokens have {grid}")
+        return self._decode(z_BDthw, tokens.size_THW)
+
+    def reconstruct(self, x_BCTHW: Tensor) -> Tensor:
+        """Encode and decode clips; the result has the input's size, clamped to [-1, 1]."""
+        return self.forward(x_BCTHW).x_BCTHW.clamp(-1, 1)
+
+    def _quantize(self, x_BCTHW: Tensor) -> Quantized:
+        check_clips(x_BCTHW, self.encoder.in_channels)  # type: ignore[arg-type]
+        x_BCTHW = pad(x_BCTHW, self.stride, causal=bool(self.encoder.causal))
+        per_frame = getattr(self.encoder, "consumes", "video") == "image"
+        z_BDthw = _per_frame(self.encoder, x_BCTHW) if per_frame else self.encoder(x_BCTHW)
+        return self.quantizer(self.pre_quant(z_BDthw))  # type: ignore[no-any-return]
+
+    def _decode(self, z_BDthw: Tensor, size_THW: Size) -> Tensor:
+        z_BDthw = self.post_quant(z_BDthw)
+        per_frame = getattr(self.decoder, "emits", "video") == "image"
+        x_BCTHW = _per_frame(self.decoder, z_BDthw) if per_frame else self.decoder(z_BDthw)
+        return crop(x_BCTHW, size_THW)
+
+
+def _projection(choice: str | None, source_dim: int, target_dim: int) -> nn.Module:
+    return nn.Identity() if choice is None else nn.Conv3d(source_dim, target_dim, kernel_size=1)
+
+
+def _per_frame(part: nn.Module, x_BCTHW: Tensor) -> Tensor:
+    """Apply a part that works on images to every frame."""
+    y = part(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"))
+    return rearrange(y, "(b t) c h w -> b c t h w", b=len(x_BCTHW))

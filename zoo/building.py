@@ -1,0 +1,280 @@
+"""Building: recipe -> parts -> ports -> model. Nothing is allocated before everything fits."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from zoo.assemblies import Assembly, Autoencoder, Gan
+from zoo.connect import connect
+from zoo.discovery import Catalogue, catalogue
+from zoo.errors import PluginError, PortError, RecipeError, ZooError
+from zoo.parts import Kind, Part
+from zoo.ports import Ports, ports_of
+from zoo.recipe_files import RecipeSource, Resolved, read_registry, resolve
+from zoo.recipes import PartChoice, Recipe
+
+NEEDS: dict[str, tuple[Kind, ...]] = {
+    "autoencoder": ("encoder", "quantizer", "decoder"),
+    "gan": ("generator",),
+}
+"""The parts each assembly is made of; any may have discriminators beside them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedPart:
+    """A part of a recipe, found and checked, with the ports it will have."""
+
+    field: str
+    part: Part
+    cls: type[nn.Module]
+    options: dict[str, Any]
+    ports: Ports
+
+    def make(self) -> nn.Module:
+        return self.cls(**self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked recipe: every part is there, takes its options and fits its neighbours."""
+
+    name: str
+    recipe: Recipe
+    parts: tuple[PlannedPart, ...]
+
+    def make(self) -> Assembly:
+        """Build the model on torch's current default device."""
+        modules = {planned.field: planned.make() for planned in self.parts}
+        discriminators = [m for field, m in modules.items() if field.startswith("discriminator")]
+        model: Assembly
+        if self.recipe.assembly == "autoencoder":
+            model = Autoencoder(
+                self.recipe,
+                encoder=modules["encoder"],
+                quantizer=modules["quantizer"],
+                decoder=modules["decoder"],
+                discriminators=discriminators,
+            )
+        else:
+            model = Gan(self.recipe, generator=modules["generator"], discriminators=discriminators)
+        model.name = self.name
+        model.provided_by = {
+            p.field: {
+                "plugin": p.part.plugin,
+                "distribution": p.part.distribution,
+                "version": p.part.version,
+            }
+            for p in self.parts
+        }
+        return model.eval()
+
+
+def build(
+    recipe: str | Path | Recipe | Mapping[str, Any],
+    *,
+    init: Mapping[str, str | Path] | None = None,
+    seed: int | None = None,
+    device: str | torch.device | None = None,
+    **overrides: Any,
+) -> Assembly:
+    """Build a model, in evaluation mode.
+
+    Args:
+        recipe: Name of a recipe, a file that holds one recipe, a `Recipe`, or its fields as a mapping.
+        init: Model folders to take the weights of parts from, by part: ``{"encoder": folder}``.
+        seed: Seed of the initial weights, leaving torch's global generator alone; when left out the
+            global generator is used.
+        device: Where the weights live; ``"meta"`` allocates none.
+        **overrides: Changes in the recipe's own words: ``quantizer="fsq"``,
+            ``quantizer={"use": "fsq", "levels": [8, 5, 5, 5]}``, ``clip={"num_frames": 8}``.
+
+    Raises:
+        ZooError: A name is unknown, an option wrong, or parts do not fit together.
+    """
+    checked = plan(recipe, **overrides)
+    with _seeded(seed), torch.device(device or "cpu"):
+        model = checked.make()
+    if init:
+        from zoo.weights import load_parts
+
+        load_parts(model, init)
+    return model
+
+
+def build_part(kind: Kind, name: str, **options: Any) -> nn.Module:
+    """Build one part by kind and name, in evaluation mode, with the given options.
+
+    Raises:
+        ZooError: The name is unknown or an option wrong.
+    """
+    part = catalogue().find(kind, name)
+    cls = part.load()
+    check_options(part, cls, options, "")
+    return _make(part, cls, options, "").eval()
+
+
+def plan(recipe: str | Path | Recipe | Mapping[str, Any], **overrides: Any) -> Plan:
+    """Check a recipe to the end without allocating a weight.
+
+    Raises:
+        ZooError: As `build`.
+    """
+    known = catalogue()
+    resolved = resolve_recipe(recipe, overrides)
+    _check_fields(resolved)
+    parts = []
+    for field, kind, choice, where in _choices(resolved):
+        try:
+            part = known.find(kind, choice.use)
+        except ZooError as error:
+            raise type(error)(f"{where}{error}") from None
+        cls = part.load()
+        check_options(part, cls, choice.options, where)
+        with torch.device("meta"):
+            module = _make(part, cls, choice.options, where)
+        parts.append(PlannedPart(field, part, cls, choice.options, ports_of(kind, choice.use, module)))
+    connect(resolved.recipe, [p.ports for p in parts], resolved.where)
+    checked = Plan(resolved.name, resolved.recipe, tuple(parts))
+    _dry_run(checked)
+    return checked
+
+
+def resolve_recipe(
+    recipe: str | Path | Recipe | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> Resolved:
+    """Find a recipe, apply inheritance and overrides, and check it against the schema.
+
+    A string names a recipe, or a file when it ends in ``.yaml`` or ``.yml``.
+
+    Raises:
+        ZooError: The recipe is unknown or not valid.
+    """
+    known: Catalogue = catalogue()
+    overrides = overrides or {}
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump(exclude_unset=True)
+    if isinstance(recipe, Mapping):
+        return resolve(RecipeSource("custom", dict(recipe), {}, ""), overrides, known.recipes)
+    if isinstance(recipe, Path) or recipe.endswith((".yaml", ".yml")):
+        found = read_registry(Path(recipe))
+        if len(found) != 1:
+            raise RecipeError(
+                f"{recipe}: holds {len(found)} recipes ({', '.join(found) or 'none'}); "
+                "a file to build from holds one"
+            )
+        source = next(iter(found.values()))
+    else:
+        source = known.source(recipe)
+    return resolve(source, overrides, known.recipes)
+
+
+def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: str) -> None:
+    """Refuse options that the part's class does not take, or lacks.
+
+    Raises:
+        RecipeError: With the closest name and all that exist.
+    """
+    parameters = inspect.signature(cls).parameters
+    label = f"{where}{part.kind} {part.name!r}"
+    for name in options:
+        if name not in parameters:
+            close = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            allowed = ", ".join(
+                f"{p.name}={p.default!r}" if p.default is not p.empty else p.name for p in parameters.values()
+            )
+            raise RecipeError(f"{label} has no option {name!r}{hint} Options: {allowed or 'none'}")
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
+    if missing:
+        raise RecipeError(f"{label} needs the option {', '.join(map(repr, missing))}")
+
+
+def _make(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
+    label = f"{where}{part.kind} {part.name!r}"
+    try:
+        return cls(**options)
+    except ZooError as error:
+        raise type(error)(f"{label}: {error}") from error
+    except (ValueError, TypeError) as error:
+        given = ", ".join(f"{k}={v!r}" for k, v in options.items()) or "its defaults"
+        raise RecipeError(f"{label} refuses {given}: {error}") from error
+    except Exception as error:
+        raise PluginError(
+            f"{label} (from {part.distribution} {part.version}) broke while it was built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_fields(resolved: Resolved) -> None:
+    """Refuse a recipe that lacks a part of its assembly, or names one that the assembly has no place for."""
+    recipe = resolved.recipe
+    needs = NEEDS[recipe.assembly]
+    missing = [kind for kind in needs if getattr(recipe, kind) is None]
+    if missing:
+        raise RecipeError(
+            f"{_prefix(resolved.where())}recipe {resolved.name!r}: assembly {recipe.assembly!r} is made of "
+            f"{', '.join(needs)}; {', '.join(missing)} is missing"
+        )
+    places = {*needs, "discriminator", *(("pre_quant", "post_quant") if "quantizer" in needs else ())}
+    for field in ("encoder", "quantizer", "decoder", "generator", "pre_quant", "post_quant"):
+        if getattr(recipe, field) is not None and field not in places:
+            raise RecipeError(
+                f"{_prefix(resolved.where(field))}recipe {resolved.name!r}: assembly {recipe.assembly!r} has "
+                f"no place for {field}; remove it"
+            )
+
+
+def _choices(resolved: Resolved) -> Iterator[tuple[str, Kind, PartChoice, str]]:
+    """Yield (field, kind, choice, where) of every part, in the order data flows."""
+    for kind in NEEDS[resolved.recipe.assembly]:
+        yield kind, kind, getattr(resolved.recipe, kind), _prefix(resolved.where(kind))
+    for i, choice in enumerate(resolved.recipe.discriminator):
+        where = _prefix(resolved.where("discriminator", i))
+        yield f"discriminator.{i}", "discriminator", choice, where
+
+
+def _dry_run(checked: Plan) -> None:
+    """Run the whole model once on the meta device, where shapes are computed and nothing else."""
+    clip = checked.recipe.clip
+    shape = (1, clip.channels, clip.num_frames, clip.height, clip.width)
+    labels = " -> ".join(str(p.ports) for p in checked.parts)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = checked.make()
+            if isinstance(model, Autoencoder):
+                made = model(torch.empty(shape)).x_BCTHW
+            else:
+                made = model(cast(Gan, model).draw_noise(1))
+            model.judge(torch.empty(shape))
+    except Exception as error:
+        raise PortError(
+            f"recipe {checked.name!r}: {labels} does not run on a clip of shape {shape}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if tuple(made.shape) != shape:
+        raise PortError(
+            f"recipe {checked.name!r}: {labels} turns a clip of shape {shape} into {tuple(made.shape)}"
+        )
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _prefix(line: str) -> str:
+    return f"{line}: " if line else ""

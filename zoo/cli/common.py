@@ -1,0 +1,79 @@
+"""What several commands share: options, tables and JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+force_option = click.option("--force", is_flag=True, help="Overwrite an output that exists.")
+device_option = click.option(
+    "--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1. The GPU when there is one."
+)
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Change one field of the recipe. The value is a YAML word, number, list or mapping. Repeatable.",
+)
+ExistingPath = click.Path(exists=True, path_type=Path)
+ExistingFile = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def print_json(document: Any) -> None:
+    """Print a document as JSON that every parser reads: no NaN, UTF-8, one final newline."""
+    click.echo(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in JSON's own types; a number that is not finite becomes null."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if hasattr(value, "items"):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def print_table(rows: Sequence[Sequence[str]], *, indent: int = 2) -> None:
+    """Print rows in aligned columns, the last one cut to the width of the terminal."""
+    if not rows:
+        return
+    width = _terminal_width()
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(size) for cell, size in zip(row[:-1], widths, strict=True)]
+        line = " " * indent + "  ".join([*cells, row[-1]])
+        if width and len(line) > width:
+            line = line[: width - 1] + "…"
+        click.echo(line.rstrip())
+
+
+def _terminal_width() -> int | None:
+    """Return the width of the terminal, or None when stdout is a file or a pipe."""
+    import shutil
+    import sys
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def count(number: int) -> str:
+    """Return a count in short form: 21.1M, 8.9k, 512.
+
+    >>> count(21_100_000)
+    '21.1M'
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)

@@ -1,0 +1,86 @@
+"""Finds and loads the trained model that a command was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.errors import OutputExistsError, UnknownNameError
+from zoo.files import refuse_existing
+
+if TYPE_CHECKING:
+    from zoo.assemblies import Autoencoder, Gan
+
+def use_device(name: str | None) -> str:
+    """Return the device to compute on: the one asked for, or the GPU when there is one.
+
+    Raises:
+        click.UsageError: The device does not exist here.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.UsageError(f"--device {name} cannot be used here: {reason}") from None
+    return name
+
+
+def load_autoencoder(reference: str, device: str | None) -> Autoencoder:
+    """Load a model that reconstructs; any other is a usage error that names the right command."""
+    model = load_model(reference, device)
+    if not hasattr(model, "reconstruct"):
+        raise click.UsageError(
+            f"{reference} is a {model.recipe.assembly}: it makes videos out of noise and has no encoder. "
+            f"Type: zoo sample {reference} OUT.mp4"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def load_gan(reference: str, device: str | None) -> Gan:
+    """Load a model that samples; any other is a usage error that names the right command."""
+    model = load_model(reference, device)
+    if not hasattr(model, "sample"):
+        raise click.UsageError(
+            f"{reference} is an {model.recipe.assembly}: it encodes and decodes videos and cannot make new ones. "
+            f"Type: zoo reconstruct {reference} IN.mp4 OUT.mp4"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def load_model(reference: str, device: str | None) -> Any:
+    """Load the model of a model folder or run folder; the name of a recipe is told how to get weights.
+
+    Raises:
+        UnknownNameError: There is no such folder.
+        WeightsError: It does not hold a whole model.
+    """
+    import zoo
+    from zoo.discovery import catalogue
+
+    if not Path(reference).is_dir() and "://" not in reference:
+        if reference in catalogue().recipes:
+            raise UnknownNameError(
+                f"{reference} is a recipe and has no weights yet. Train it, then give the folder of the run: "
+                f"zoo train {reference} --data FOLDER --out runs/{reference}"
+            )
+        raise UnknownNameError(
+            f"there is no folder {reference}. Give a model folder, or the folder of a run that holds one."
+        )
+    return zoo.load(reference, device=use_device(device))
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse, before any work is done, an output that exists.
+
+    Raises:
+        OutputExistsError: It exists and `force` is off, or it is a folder.
+    """
+    if path.is_dir():
+        raise OutputExistsError(f"{path} is a folder; give the name of a file such as {path / 'out.mp4'}")
+    refuse_existing(path, force=force)

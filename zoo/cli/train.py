@@ -1,0 +1,105 @@
+"""``zoo train``: train a recipe on videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli.common import device_option, force_option, json_option, print_json, set_option
+
+
+@click.command("train")
+@click.argument("name")
+@click.option(
+    "--data",
+    "source",
+    required=True,
+    metavar="X",
+    help="Folder of videos, datasets directory, parquet file, Hub id, or moving-mnist.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the run. runs/NAME when left out.",
+)
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Steps, instead of the recipe's.")
+@set_option
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR.")
+@click.option(
+    "--init",
+    "parts_from",
+    multiple=True,
+    metavar="KIND=FOLDER",
+    help="Start one part from the weights of a trained model, for example encoder=runs/first. Repeatable.",
+)
+@click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes that decode videos.")
+@device_option
+@force_option
+@json_option
+def train(
+    name: str,
+    source: str,
+    out: Path | None,
+    steps: int | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    parts_from: tuple[str, ...],
+    workers: int | None,
+    device: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train the recipe NAME (or a recipe file) on videos.
+
+    The run folder then holds model/ (safetensors), checkpoint/, metrics.jsonl and report.html.
+    Ctrl-C saves and says how to go on.
+
+    \b
+    Example:
+      zoo train vqvae-video-tiny --data clips/ --out runs/first
+      zoo train vqvae-video-tiny --data clips/ --set quantizer=fsq --steps 500
+      zoo train vqvae-video-tiny --data clips/ --out runs/first --resume
+    """
+    from zoo.cli.overrides import parse_overrides
+
+    overrides = parse_overrides(assignments)
+    init = _parts_from(parts_from)
+
+    import zoo.train
+    from zoo.cli.models import use_device
+
+    optional: dict[str, Any] = {} if workers is None else {"workers": workers}
+    result = zoo.train.train(
+        name,
+        data=source,
+        out=out,
+        steps=steps,
+        resume=resume,
+        force=force,
+        init=init or None,
+        device=use_device(device),
+        progress=True,
+        **optional,
+        **overrides,
+    )
+    if as_json:
+        last = result.history[-1] if result.history else {}
+        print_json({"folder": str(result.folder), "model": str(result.folder / "model"), "last": last})
+
+
+def _parts_from(words: tuple[str, ...]) -> dict[str, str]:
+    from zoo.parts import KINDS
+
+    init = {}
+    for word in words:
+        kind, equals, folder = word.partition("=")
+        if not equals or not folder or kind not in KINDS:
+            raise click.UsageError(
+                f"--init {word!r} is not KIND=FOLDER. KIND is one of {', '.join(KINDS)}; "
+                "write for example --init encoder=runs/first."
+            )
+        init[kind] = folder
+    return init

@@ -1,0 +1,111 @@
+"""Whether the parts of a recipe fit together, told in sentences before a weight is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from zoo.errors import PortError
+from zoo.ports import Ports
+from zoo.recipes import Clip, Recipe
+
+Where = Callable[..., str]
+"""Maps a path in the recipe to ``file:line``, or to an empty string."""
+
+
+def connect(recipe: Recipe, ports: Sequence[Ports], where: Where) -> None:
+    """Check that the parts of a recipe fit each other and the clips they are meant for.
+
+    Raises:
+        PortError: One sentence for every mismatch, naming both sides and the recipe line.
+    """
+    by_kind = {p.kind: p for p in ports}
+    judges = [p for p in ports if p.kind == "discriminator"]
+    if recipe.assembly == "autoencoder":
+        mismatches = list(_autoencoder(recipe, by_kind["encoder"], by_kind["quantizer"], by_kind["decoder"]))
+    else:
+        mismatches = list(_gan(recipe.clip, by_kind["generator"]))
+    for judge in judges:
+        mismatches += _judged(recipe.clip, judge)
+    if mismatches:
+        raise PortError("\n".join(f"{_prefix(where(field))}{sentence}" for field, sentence in mismatches))
+
+
+def _prefix(line: str) -> str:
+    return f"{line}: " if line else ""
+
+
+def _autoencoder(
+    recipe: Recipe, encoder: Ports, quantizer: Ports, decoder: Ports
+) -> Iterator[tuple[str, str]]:
+    if encoder.in_channels != recipe.clip.channels:
+        yield (
+            "encoder",
+            f"clips have {recipe.clip.channels} channels but {encoder} takes {encoder.in_channels}; "
+            "set clip.channels or encoder.in_channels",
+        )
+    if decoder.out_channels != encoder.in_channels:
+        yield (
+            "decoder",
+            f"{encoder} takes {encoder.in_channels} channels but {decoder} makes "
+            f"{decoder.out_channels}; set decoder.out_channels",
+        )
+    if encoder.stride != decoder.stride:
+        yield (
+            "decoder",
+            f"{encoder} shrinks time, height and width by {_by(encoder.stride)} but {decoder} "
+            f"grows them by {_by(decoder.stride)}; give both the same stride",
+        )
+    elif encoder.causal != decoder.causal and encoder.stride[0] > 1:
+        causal, other = (encoder, decoder) if encoder.causal else (decoder, encoder)
+        yield (
+            "decoder",
+            f"{causal} is causal (1 + {encoder.stride[0]}k frames) but {other} is not "
+            f"({encoder.stride[0]}k frames); use two of a kind",
+        )
+    for source, target, field in ((encoder, quantizer, "pre_quant"), (quantizer, decoder, "post_quant")):
+        if getattr(recipe, field) is None and source.latent_dim != target.latent_dim:
+            yield (
+                target.kind,
+                f"{source} emits {source.latent_dim} latent channels but {target} takes "
+                f"{target.latent_dim}; set `{field}: conv1x1x1` or make the widths equal",
+            )
+
+
+def _gan(clip: Clip, generator: Ports) -> Iterator[tuple[str, str]]:
+    if generator.emits != "video":
+        yield "generator", f"{generator} emits {generator.emits}; the gan assembly takes video"
+        return
+    if generator.out_channels != clip.channels:
+        yield (
+            "generator",
+            f"clips have {clip.channels} channels but {generator} makes {generator.out_channels}; "
+            "set clip.channels or generator.out_channels",
+        )
+    if generator.size_HW not in (None, (clip.height, clip.width)):
+        height, width = generator.size_HW
+        yield (
+            "generator",
+            f"clips are {clip.height}x{clip.width} but {generator} makes {height}x{width}; "
+            "set clip.height and clip.width, or the generator's size",
+        )
+
+
+def _judged(clip: Clip, judge: Ports) -> Iterator[tuple[str, str]]:
+    if judge.in_channels != clip.channels:
+        yield (
+            "discriminator",
+            f"clips have {clip.channels} channels but {judge} takes {judge.in_channels}; "
+            "set its in_channels",
+        )
+    size = (clip.num_frames, clip.height, clip.width)
+    low = (1, *judge.min_size[1:]) if judge.consumes == "image" else judge.min_size
+    if any(have < need for have, need in zip(size, low, strict=True)):
+        yield (
+            "discriminator",
+            f"clips of {_by(size)} (frames, height, width) are smaller than the {_by(low)} that "
+            f"{judge} needs; make the clip larger or take a discriminator with fewer layers",
+        )
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

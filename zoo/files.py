@@ -1,0 +1,116 @@
+"""Writing files and folders so that a killed process or a full disk leaves the last good ones."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from zoo.errors import OutputExistsError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Refuse to overwrite.
+
+    Raises:
+        OutputExistsError: The path exists and `force` is off.
+    """
+    if not force and (path.exists() or path.is_symlink()):
+        raise OutputExistsError(f"{path} exists; choose another name or pass --force (force=True in Python)")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `path` when the block ends without an error.
+
+    The content is synced to disk first, gets the permissions that the umask gives, and replaces an
+    older folder in one step; the older one is deleted last.
+
+    Raises:
+        OutputExistsError: The path exists and `force` is off.
+    """
+    refuse_existing(path, force=force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+    try:
+        yield temporary
+        _settle(temporary)
+        _put_in_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path whose file takes the place of `path` when the block ends without an error.
+
+    Raises:
+        OutputExistsError: The path exists and `force` is off.
+    """
+    refuse_existing(path, force=force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.tmp-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _settle(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """Give a tree the permissions of the umask and sync it to disk."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for item in sorted(path.rglob("*")) if path.is_dir() else []:
+        item.chmod((0o777 if item.is_dir() else 0o666) & ~umask)
+        _sync(item)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+    elif not _exchange(temporary, path):
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+        path.rename(aside / "old")
+        temporary.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync(path.parent)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two paths in one step where the system can (Linux); say whether it did."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    if rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(b))

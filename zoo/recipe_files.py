@@ -1,0 +1,319 @@
+"""Reading recipes from YAML: plain data, with the file and line of every mistake.
+
+A registry file holds one mapping ``recipes:`` of names to recipes. Anchors, aliases, tags, merge keys,
+duplicate keys and several documents are refused; numbers and words follow the YAML 1.2 core schema, so
+``1e-4`` is a number and ``no`` a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from zoo.errors import RecipeError
+
+if TYPE_CHECKING:
+    from zoo.recipes import Recipe
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 12
+MAX_EXTENDS = 8
+PART_FIELDS = ("encoder", "quantizer", "decoder", "generator", "discriminator")
+_NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
+
+Path_ = tuple[str | int, ...]
+Lines = dict[Path_, str]
+"""Where each value of a document stands: path in the document -> ``file:line``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeSource:
+    """A recipe as written: unchecked data and where each value stands."""
+
+    name: str
+    data: dict[str, Any]
+    lines: Lines
+    plugin: str
+
+    def where(self, path: Path_ = ()) -> str:
+        """Return ``file:line`` of the value at a path, or of the closest one around it."""
+        return locate(self.lines, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A checked recipe, after inheritance and overrides, with the lines its values came from."""
+
+    name: str
+    recipe: Recipe
+    lines: Lines
+
+    def where(self, *path: str | int) -> str:
+        return locate(self.lines, path)
+
+
+def locate(lines: Lines, path: Path_) -> str:
+    """Return where a path stands, or the closest path around it; an empty string when unknown."""
+    for end in range(len(path), -1, -1):
+        if path[:end] in lines:
+            return lines[path[:end]]
+    return ""
+
+
+def read_registry(path: Path, *, plugin: str = "") -> dict[str, RecipeSource]:
+    """Read the recipes of a registry file.
+
+    Raises:
+        RecipeError: The file cannot be read or is not a registry; the message has the line.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise RecipeError(f"{path}: not a regular file")
+        if size > MAX_BYTES:
+            raise RecipeError(f"{path}: {size:,} bytes; a registry file has at most {MAX_BYTES:,}")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    data, lines = parse_yaml(text, path.name)
+    top = data.get("recipes") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or set(data) != {"recipes"} or not isinstance(top, dict):
+        raise RecipeError(
+            f"{path.name}:1: a registry file holds one mapping 'recipes:' of recipe names to recipes"
+        )
+    result = {}
+    for name, fields in top.items():
+        where = lines["recipes", name]
+        if not _NAME.fullmatch(name):
+            raise RecipeError(f"{where}: recipe name {name!r}: use lower-case letters and digits joined by -")
+        if not isinstance(fields, dict):
+            raise RecipeError(f"{where}: recipe {name!r} must be a mapping; found {fields!r}")
+        own = {p[2:]: line for p, line in lines.items() if p[:2] == ("recipes", name)}
+        result[name] = RecipeSource(name, fields, own, plugin)
+    return result
+
+
+def resolve(source: RecipeSource, overrides: Mapping[str, Any], parents: Mapping[str, RecipeSource]) -> Resolved:
+    """Apply inheritance and overrides to a recipe, then check it.
+
+    Args:
+        source: The recipe as written.
+        overrides: Changes in the recipe's own words, such as ``{"quantizer": "fsq"}``.
+        parents: Recipes that `extends` may name.
+
+    Raises:
+        RecipeError: Anything is not as the schema says, with file, line and path.
+    """
+    chain = [source]
+    while (parent := chain[-1].data.get("extends")) is not None:
+        if not isinstance(parent, str) or parent not in parents:
+            close = difflib.get_close_matches(str(parent), list(parents), n=3)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise RecipeError(f"{chain[-1].where(('extends',))}: extends {parent!r}, which is not known{hint}")
+        if any(parent == s.name for s in chain) or len(chain) > MAX_EXTENDS:
+            names = " -> ".join([*(s.name for s in chain), parent])
+            raise RecipeError(f"{chain[-1].where(('extends',))}: extends goes in a circle or too deep: {names}")
+        chain.append(parents[parent])
+    data: dict[str, Any] = {}
+    lines: Lines = {}
+    for ancestor in reversed(chain):
+        own = {k: v for k, v in ancestor.data.items() if k not in ("parameters", "results")}
+        data = merge(data, own if ancestor is not source else ancestor.data)
+        lines |= ancestor.lines
+    for path, _ in _walk(overrides):
+        lines[path] = "override"
+    if any(field in overrides for field in (*PART_FIELDS, "pre_quant", "post_quant", "clip")):
+        # What was counted and measured is no longer true of the changed model.
+        data = {k: v for k, v in data.items() if k not in ("parameters", "results")}
+    data = {k: v for k, v in merge(data, overrides).items() if k != "extends"}
+    return Resolved(source.name, validate(data, lines), lines)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` changed by `over`: mappings merge, a part with another `use` starts clean."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if key in PART_FIELDS:
+            result[key] = _merge_part(old, value)
+        elif isinstance(old, Mapping) and isinstance(value, Mapping):
+            result[key] = _merge_plain(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _merge_plain(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = _merge_plain(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _merge_part(old: Any, value: Any) -> Any:
+    value = {"use": value} if isinstance(value, str) else value
+    old = {"use": old} if isinstance(old, str) else old
+    if isinstance(old, list) and len(old) == 1 and isinstance(value, Mapping):
+        return [_merge_part(old[0], value)]
+    if not isinstance(value, Mapping) or not isinstance(old, Mapping):
+        return value
+    if value.get("use", old.get("use")) != old.get("use"):
+        return dict(value)
+    return {**old, **value}
+
+
+def validate(data: Mapping[str, Any], lines: Lines) -> Recipe:
+    """Check plain data against the schema.
+
+    Raises:
+        RecipeError: One line per mistake: where, path, what was found and what is allowed.
+    """
+    from pydantic import ValidationError
+
+    from zoo.recipes import Recipe
+
+    try:
+        return Recipe.model_validate(dict(data))
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False):
+            path = tuple(item["loc"])
+            where = locate(lines, path)
+            text = f"{where + ': ' if where else ''}{'.'.join(map(str, path)) or 'recipe'}: "
+            problems.append(text + _sentence(item, path))
+        raise RecipeError("\n".join(problems)) from None
+
+
+def _sentence(item: Any, path: Path_) -> str:
+    if item["type"] == "extra_forbidden":
+        allowed = sorted(_allowed_fields(path[:-1]))
+        close = difflib.get_close_matches(str(path[-1]), allowed, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        return f"unknown field{hint} Allowed: {', '.join(allowed)}"
+    if item["type"] == "missing":
+        return "is missing"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    found = repr(item["input"])
+    return f"{message}; found {found if len(found) < 80 else found[:77] + '...'}"
+
+
+def _allowed_fields(path: Path_) -> list[str]:
+    from pydantic import BaseModel
+
+    from zoo.recipes import Recipe
+
+    model: type[BaseModel] = Recipe
+    for step in path:
+        field = model.model_fields.get(str(step))
+        if field is None:
+            continue
+        inner = next((m for m in _models_in(field.annotation) if issubclass(m, BaseModel)), None)
+        model = inner or model
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _walk(data: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    if path:
+        yield path, data
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _walk(value, (*path, key))
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
+    """Parse one YAML document into plain data and the line of every value.
+
+    Raises:
+        RecipeError: Not YAML, or YAML with anything beyond plain mappings, lists and scalars.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return _Builder(name, yaml.parse(text, Loader=loader)).document()
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        raise RecipeError(f"{name}:{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+class _Builder:
+    """Builds data from parser events, refusing everything that is not plain data."""
+
+    def __init__(self, name: str, events: Iterator[yaml.Event]) -> None:
+        self.name = name
+        self.events = events
+        self.lines: Lines = {}
+
+    def fail(self, event: yaml.Event, message: str) -> RecipeError:
+        return RecipeError(f"{self.name}:{event.start_mark.line + 1}: {message}")
+
+    def document(self) -> tuple[Any, Lines]:
+        data: Any = None
+        documents = 0
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise self.fail(event, "a second document; a file holds one")
+                data = self.value(next(self.events), ())
+        return data, self.lines
+
+    def value(self, event: yaml.Event, path: Path_) -> Any:
+        if len(path) > MAX_DEPTH:
+            raise self.fail(event, f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise self.fail(event, "anchors and aliases are not allowed; write the value out")
+        if getattr(event, "tag", None):
+            raise self.fail(event, f"the tag {event.tag!r} is not allowed; use plain values")  # type: ignore[attr-defined]
+        self.lines[path] = f"{self.name}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.ScalarEvent):
+            return _scalar(event.value) if event.implicit[0] else event.value
+        if isinstance(event, yaml.SequenceStartEvent):
+            items: list[Any] = []
+            while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+                items.append(self.value(event, (*path, len(items))))
+            return items
+        mapping: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            key = self.key(event, mapping)
+            mapping[key] = self.value(next(self.events), (*path, key))
+            self.lines[*path, key] = f"{self.name}:{event.start_mark.line + 1}"
+        return mapping
+
+    def key(self, event: yaml.Event, mapping: dict[str, Any]) -> str:
+        if not isinstance(event, yaml.ScalarEvent) or event.tag or event.anchor:
+            raise self.fail(event, "a key must be a plain word")
+        if event.value in mapping:
+            raise self.fail(event, f"the key {event.value!r} stands twice")
+        if event.value == "<<":
+            raise self.fail(event, "merge keys are not allowed; use `extends`")
+        return str(event.value)
+
+
+_INT = re.compile(r"[-+]?[0-9]{1,19}")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?")
+_WORDS = {"null": None, "Null": None, "NULL": None, "~": None, "": None, "true": True, "false": False}
+
+
+def _scalar(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text

@@ -1,0 +1,120 @@
+"""Checks of discriminators: ``x -> Judged(logits, features)``, raw scores of clips or frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.outputs import Judged
+from zoo.testing.encoder import require_input_gradient
+from zoo.testing.results import checks, fail
+from zoo.testing.subject import Subject, require_finite, seeded
+
+
+def check_logits_and_features_are_lists(subject: Subject) -> None:
+    """logits is a list of at least one tensor, features a list of tensors, all of them batch first."""
+    module = subject.build()
+    for mode in (True, False):
+        module.train(mode)
+        for batch in (2, 3):
+            with seeded(0), torch.no_grad():
+                result: Judged = subject.call(module, subject.inputs(module, batch))
+            subject.named(result)
+            for name, values in (("logits", result.logits), ("features", result.features)):
+                found = f"{name} is a {type(values).__name__}"
+                if not isinstance(values, list) or not all(isinstance(value, Tensor) for value in values):
+                    raise fail(f"{name} is a list of tensors", found, "wrap it in a list")
+                if shapes := [tuple(v.shape) for v in values if v.ndim < 1 or v.shape[0] != batch]:
+                    raise fail(f"{name} have {batch} rows for {batch} clips", f"{shapes}", "batch axis first")
+            if not result.logits:
+                raise fail("at least one tensor of logits", "none", "return the score")
+
+
+def check_shapes(subject: Subject) -> None:
+    """in_channels and min_size are true: it judges clips of exactly min_size and larger ones, H != W."""
+    module = subject.build().eval()
+    with torch.no_grad():
+        for batch in (1, 3):
+            for size, THW in enumerate(subject.sizes()):
+                try:
+                    outputs = subject.outputs(module, subject.inputs(module, batch, size=size))
+                except Exception as error:
+                    raise fail(
+                        f"min_size = {subject.ports.min_size}: clips of {THW} can be judged",
+                        f"{type(error).__name__}: {error}",
+                        "state the smallest size that works as min_size, and take any larger one",
+                    ) from error
+                if empty := [name for name, value in outputs.items() if not value.numel()]:
+                    raise fail(f"clips of {THW} get a score", f"{empty} are empty", "raise min_size")
+
+
+def check_gradient_reaches_input(subject: Subject) -> None:
+    """The gradient of the logits with respect to the clip is finite and not zero."""
+    require_input_gradient(subject)
+
+
+def check_features_carry_gradient(subject: Subject) -> None:
+    """Features let the gradient through to the clip, for feature matching."""
+    module = subject.build()
+    x = subject.inputs(module)["x"].requires_grad_()
+    result: Judged = subject.call(module, {"x": x})
+    for n, features in enumerate(result.features):
+        gradient = None
+        if features.requires_grad:
+            (gradient,) = torch.autograd.grad(features.sin().sum(), x, retain_graph=True, allow_unused=True)
+        if gradient is None or not bool(gradient.any()):
+            todo = "do not detach features; the loss detaches those of real clips"
+            raise fail("features carry the gradient to the clip", f"features[{n}] does not", todo)
+
+
+def check_double_backward(subject: Subject) -> None:
+    """The squared gradient with respect to the clip can be differentiated again (R1, gradient penalty)."""
+    module = subject.build()
+    x = subject.inputs(module)["x"].requires_grad_()
+    promised = "gradient penalties work: backward through the gradient with respect to the input"
+    todo = "use operations with a second derivative; no custom backward without one"
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            objective = subject.objective(subject.outputs(module, {"x": x}))
+            (gradient,) = torch.autograd.grad(objective, x, create_graph=True)
+            gradient.square().sum().backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise fail(promised, f"{type(error).__name__}: {error}", todo) from error
+    seconds = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if trained and not any(bool(second.any()) for second in seconds.values()):
+        raise fail(promised, "no weight gets a second gradient", todo)
+    require_finite(seconds, promised=promised, todo="add an epsilon inside square roots")
+
+
+def check_logits_are_unbounded(subject: Subject) -> None:
+    """Scores are raw: some weights and clips give logits above 1, and some below -1."""
+    module = subject.build().eval()
+    heads: dict[str, tuple[float, float]] = {}
+    with torch.no_grad():
+        for seed in range(12):
+            with seeded(seed):
+                for parameter in module.parameters():
+                    if parameter.requires_grad:
+                        parameter.copy_(torch.randn_like(parameter) * (0.3, 1.0, 3.0)[seed % 3])
+            x = subject.inputs(module, 4, seed=seed)["x"] * (1.0, 10.0)[seed % 2]
+            for name, value in subject.outputs(module, {"x": x}).items():
+                low, high = heads.get(name, (0.0, 0.0))
+                heads[name] = min(low, float(value.min())), max(high, float(value.max()))
+    for name, (low, high) in heads.items():
+        if name.startswith("logits") and (low >= -1.01 or high <= 1.01):
+            raise fail(
+                "logits are raw scores, so that each loss applies its own squashing",
+                f"with 12 draws of the weights {name} stays in [{low:.3g}, {high:.3g}]",
+                "end in a plain layer: no sigmoid, tanh, softplus or clamp",
+            )
+
+
+CHECKS = checks(
+    check_logits_and_features_are_lists,
+    check_shapes,
+    check_gradient_reaches_input,
+    check_features_carry_gradient,
+    check_double_backward,
+    check_logits_are_unbounded,
+)

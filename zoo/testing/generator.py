@@ -1,0 +1,149 @@
+"""Checks of generators: ``draw_noise(num, num_frames) -> noise`` and ``noise -> x_BCTHW``."""
+
+from __future__ import annotations
+
+import torch
+
+from zoo.testing.decoder import require_both_signs
+from zoo.testing.results import CheckSkipped, checks, fail
+from zoo.testing.subject import NUM_FRAMES, Inputs, Subject, difference, require_equal, seeded
+
+
+def _is_video(subject: Subject) -> None:
+    if subject.ports.emits != "video":
+        raise CheckSkipped(f"emits {subject.ports.emits}")
+
+
+def check_noise_is_batch_first(subject: Subject) -> None:
+    """draw_noise gives a dict of tensors with one row per clip, for 1 and 3 clips."""
+    module = subject.build()
+    for batch in (1, 3):
+        for name, value in subject.inputs(module, batch).items():
+            if value.ndim < 1 or value.shape[0] != batch:
+                raise fail(
+                    f"noise for {batch} clips has {batch} rows",
+                    f"{name} has shape {tuple(value.shape)}",
+                    "put the batch axis first in every tensor",
+                )
+
+
+def check_shapes(subject: Subject) -> None:
+    """out_channels, size_HW and num_frames are true, for 1 and 3 clips and two lengths."""
+    _is_video(subject)
+    module, ports = subject.build().eval(), subject.ports
+    with torch.no_grad():
+        for batch in (1, 3):
+            for size, num_frames in enumerate(NUM_FRAMES):
+                clip = subject.outputs(module, subject.inputs(module, batch, size=size))["output"]
+                HW = ports.size_HW or tuple(clip.shape[-2:])
+                wanted = (batch, ports.out_channels, num_frames, *HW)
+                if clip.shape != wanted:
+                    raise fail(
+                        f"{batch} clips of {num_frames} frames are {wanted} (out_channels, size_HW)",
+                        f"{tuple(clip.shape)}",
+                        "honour num_frames in draw_noise, and mend the attribute that is wrong",
+                    )
+
+
+def check_noise_matters(subject: Subject) -> None:
+    """Every tensor of the noise changes the clip, and two clips of a batch differ."""
+    module = subject.build().eval()
+    noise, other = subject.inputs(module, 2, seed=1), subject.inputs(module, 2, seed=2)
+    promised = "another draw of the noise gives another clip"
+    with torch.no_grad():
+        clip = subject.outputs(module, noise)["output"]
+        if difference(clip[0], clip[1]) == 0.0:
+            raise fail(promised, "two clips of a batch are equal", "draw noise for each clip")
+        for name in noise:
+            changed: Inputs = noise | {name: other[name]}
+            if difference(subject.outputs(module, changed)["output"], clip) == 0.0:
+                raise fail(promised, f"{name} changes nothing", "use it in forward, or do not draw it")
+
+
+def check_seed_reproduces(subject: Subject) -> None:
+    """The same torch.Generator seed draws the same noise, another seed other noise, and no global one is used."""
+    module = subject.build()
+    promised = "draw_noise draws from the generator it is given"
+    todo = "pass generator= on to torch.randn, and nothing else random"
+    with seeded(0):
+        before = torch.get_rng_state()
+        first = subject.inputs(module, seed=1)
+        untouched = torch.equal(before, torch.get_rng_state())
+    with seeded(1):
+        again = subject.inputs(module, seed=1)
+    require_equal(again, first, promised=promised, todo=todo)
+    if not untouched:
+        raise fail(promised, "the global generator was drawn from", todo)
+    other = subject.inputs(module, seed=2)
+    if all(difference(first[name], other[name]) == 0.0 for name in first):
+        raise fail(promised, "two seeds gave the same noise", todo)
+
+
+def check_noise_without_generator(subject: Subject) -> None:
+    """Without a generator, noise is drawn from torch's global one: seeded alike, drawn alike."""
+    module = subject.build()
+    draws = []
+    for seed in (1, 1, 2):
+        with seeded(seed):
+            draws.append(module.draw_noise(2, NUM_FRAMES[0]))
+    promised = "draw_noise(num, num_frames) draws from torch's global generator"
+    todo = "keep no generator of your own on the module"
+    require_equal(draws[0], draws[1], promised=promised, todo=todo)
+    if all(difference(draws[0][name], draws[2][name]) == 0.0 for name in draws[0]):
+        raise fail(promised, "two seeds gave the same noise", todo)
+
+
+def check_noise_goes_to_device(subject: Subject) -> None:
+    """draw_noise gives tensors on the device that is asked for, by the same seed the same ones."""
+    module = subject.build()
+    for name, value in subject.inputs(module, device="meta").items():
+        if value.device.type != "meta":
+            raise fail(
+                "draw_noise(device=...) gives noise there, drawn on the generator's device",
+                f"{name} is on {value.device}",
+                "draw on the generator's device, then .to(device)",
+            )
+
+
+def check_noise_has_dim(subject: Subject) -> None:
+    """A clip's noise has noise_dim numbers, in all or in one moment."""
+    module, dim = subject.build(), subject.ports.noise_dim
+    noise = subject.inputs(module, 1)
+    widths = [n for value in noise.values() for n in value.shape[1:]]
+    total = sum(value.numel() for value in noise.values())
+    moment = sum(int(value.shape[-1]) for value in noise.values())
+    if dim not in (*widths, total, moment):
+        raise fail(
+            f"noise_dim = {dim} describes the noise",
+            f"tensors of shapes {[tuple(value.shape) for value in noise.values()]}",
+            "make noise_dim the width of the noise: of one tensor, or of all of them together",
+        )
+
+
+def check_video_range(subject: Subject) -> None:
+    """A fresh generator emits video within [-1, 1], give or take a half."""
+    _is_video(subject)
+    module = subject.build().eval()
+    with torch.no_grad():
+        clip = subject.outputs(module, subject.inputs(module, 3))["output"]
+    if (largest := float(clip.abs().max())) > 1.5:
+        raise fail("video is in [-1, 1]", f"values up to {largest:.3g}", "end in tanh, or scale in forward")
+
+
+def check_reaches_both_signs(subject: Subject) -> None:
+    """The clip is in [-1, 1], not [0, 1]: with some weights there are negative values, with some positive."""
+    _is_video(subject)
+    require_both_signs(subject)
+
+
+CHECKS = [
+    *checks(
+        check_noise_is_batch_first,
+        check_noise_matters,
+        check_seed_reproduces,
+        check_noise_without_generator,
+        check_noise_goes_to_device,
+        check_noise_has_dim,
+    ),
+    *checks(check_shapes, check_video_range, check_reaches_both_signs, may_skip=True),
+]

@@ -1,0 +1,178 @@
+"""Everything a run needs to go on, in one folder: tensors as safetensors, the rest as JSON, no pickle.
+
+``checkpoint/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizers.safetensors``,
+``rng.safetensors`` and ``state.json``, which names the others with their size and sha256. A new
+checkpoint is written beside the old one, synced and swapped in, and the old one removed last: whenever
+the process dies, one whole checkpoint is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from zoo.errors import TrainingError
+from zoo.files import new_folder
+
+FORMAT = 1
+"""Version of the layout; another one is refused."""
+_STATE = "state.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A moment of a run.
+
+    Attributes:
+        tensors: Tensors by the name of their file (without ending) and their own.
+        state: Plain data: strings, numbers, lists and mappings.
+    """
+
+    tensors: dict[str, dict[str, torch.Tensor]]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
+    """Replace the checkpoint in `folder`; until the new one is whole, the old one stays.
+
+    Raises:
+        TrainingError: It cannot be written (a full disk, no permission); the old one is untouched.
+    """
+    try:
+        with new_folder(folder, force=True) as aside:
+            files = {}
+            for stem, tensors in snapshot.tensors.items():
+                path = aside / f"{stem}.safetensors"
+                save_file(_saveable(tensors), path)
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            state = {"format": FORMAT, "files": files, **snapshot.state}
+            (aside / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        kept = "the last one is still there" if has_checkpoint(folder) else "there is none yet"
+        raise TrainingError(
+            f"the checkpoint {str(folder)!r} cannot be written: {error}; {kept}. Free some space, or give "
+            "another folder with --out"
+        ) from error
+    remove_leftovers(folder)
+
+
+def load_checkpoint(folder: Path) -> Snapshot:
+    """Read the checkpoint in `folder`, to the CPU, after checking every file against its hash.
+
+    Raises:
+        TrainingError: There is none, or it is damaged or of another format.
+    """
+    found = next((place for place in _places(folder) if (place / _STATE).is_file()), None)
+    if found is None:
+        raise TrainingError(
+            f"there is no checkpoint in {str(folder)!r} to go on from; leave out --resume to start"
+        )
+    try:
+        state = json.loads((found / _STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            kind = state.get("format") if isinstance(state, dict) else type(state).__name__
+            raise _damaged(found, f"its format is {kind!r}, this zoo reads {FORMAT}")
+        tensors = {}
+        for name, facts in state.pop("files").items():
+            path = found / name
+            if Path(name).name != name or path.stat().st_size != facts["bytes"] or _sha256(path) != facts["sha256"]:
+                raise _damaged(found, f"{name} is not the file that was saved")
+            tensors[path.stem] = load_file(path)
+    except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise _damaged(found, f"{type(error).__name__}: {error}") from error
+    del state["format"]
+    return Snapshot(tensors, state)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint in `folder`."""
+    return any((place / _STATE).is_file() for place in _places(folder))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what saves that were killed left beside a checkpoint that is there."""
+    if (folder / _STATE).is_file():
+        for pattern in (f".{folder.name}.tmp-*", f".{folder.name}.old-*"):
+            for leftover in folder.parent.glob(pattern):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def pack(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Split nested data into plain JSON data and named tensors, exactly and reversibly.
+
+    Args:
+        tree: Mappings, lists, tuples, tensors, numbers, strings, booleans and None, nested at will.
+
+    Raises:
+        TrainingError: Something else is in it.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def walk(value: Any) -> Any:
+        if value is None or isinstance(value, str | bool | int | float):
+            return value
+        if isinstance(value, torch.Tensor):
+            name = str(len(tensors))
+            tensors[name] = value
+            return {"tensor": name}
+        if isinstance(value, list):
+            return {"list": [walk(item) for item in value]}
+        if isinstance(value, tuple):
+            return {"tuple": [walk(item) for item in value]}
+        if isinstance(value, dict):
+            return {"dict": [[walk(key), walk(item)] for key, item in value.items()]}
+        raise TrainingError(
+            f"a checkpoint cannot hold a {type(value).__name__}; the optimizer keeps one in its state, so "
+            "choose another (adamw, say)"
+        )
+
+    return walk(tree), tensors
+
+
+def unpack(plain: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Put back together what `pack` split."""
+    if not isinstance(plain, dict):
+        return plain
+    ((kind, value),) = plain.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "list":
+        return [unpack(item, tensors) for item in value]
+    if kind == "tuple":
+        return tuple(unpack(item, tensors) for item in value)
+    return {unpack(key, tensors): unpack(item, tensors) for key, item in value}
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where a checkpoint may be: in place or, where folders are not swapped in one step, just beside."""
+    return [folder, *sorted(folder.parent.glob(f".{folder.name}.old-*/old"))]
+
+
+def _saveable(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies on the CPU that share no memory, which safetensors asks for."""
+    result, seen = {}, set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        address = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if address in seen else value
+        seen.add(address)
+    return result
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, why: str) -> TrainingError:
+    return TrainingError(
+        f"the checkpoint {str(folder)!r} is damaged: {why}; start again with --force, or give another --out"
+    )

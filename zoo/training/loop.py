@@ -1,0 +1,316 @@
+"""The training loop: the model's step and the discriminators' step, side by side, for every family.
+
+A VQ-VAE takes the model's step alone; a VQGAN takes both; a GAN takes both with nothing to reconstruct.
+This is the algorithm of https://arxiv.org/abs/1406.2661 with the model's update first, so that the clips
+it made are judged once more, detached, instead of being made again.
+
+Nothing here knows of files, bars or signals: that is `zoo.training.trainer`.
+
+Shape legend: B batch, C colour channels, T H W frames and pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.assemblies import Autoencoder, Gan
+from zoo.errors import TrainingError
+from zoo.training import objectives
+from zoo.training.ema import MovingAverage
+from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
+from zoo.training.rng import step_generator
+
+if TYPE_CHECKING:
+    from zoo.assemblies import Assembly
+    from zoo.outputs import Quantized
+    from zoo.recipes import Adversarial, Optimizer, Train
+
+Numbers = dict[str, Tensor]
+"""Detached scalars of a step, by name."""
+
+
+class Player:
+    """One side of the game: its parameters, their optimiser and its schedule."""
+
+    def __init__(self, name: str, parameters: list[nn.Parameter], config: Optimizer, train: Train) -> None:
+        self.name = name
+        self.parameters = parameters
+        self.optimizer = make_optimizer(config, parameters)
+        self.schedule: Scheduler = make_schedule(
+            train.schedule, self.optimizer, peak_lr=config.lr, steps=train.steps
+        )
+        self.max_norm = train.clip_grad_norm or float("inf")
+
+    def update(self, loss: Tensor, *, step: int, numbers: Numbers) -> Tensor:
+        """Take one optimiser step down the gradient of `loss`, and return the gradient's norm.
+
+        Raises:
+            TrainingError: Loss or gradient is not finite; the weights are as they were.
+        """
+        if not bool(torch.isfinite(loss)):
+            raise _not_finite(f"the {self.name}'s loss is {float(loss.detach())}", step, numbers)
+        self.schedule.step_update(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        if not bool(torch.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise _not_finite(f"the norm of the {self.name}'s gradient is {float(norm)}", step, numbers)
+        self.optimizer.step()
+        return norm.detach()
+
+    @property
+    def lr(self) -> float:
+        """Rate of the last update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+
+class Made(NamedTuple):
+    """Clips a model made, and what its quantizer said of them."""
+
+    x_BCTHW: Tensor
+    quantized: Quantized | None
+
+
+@dataclasses.dataclass
+class Run:
+    """The state of a run: everything that a step reads or changes.
+
+    Attributes:
+        model: The model with its discriminators, in training mode.
+        train: The recipe's training section.
+        device: Where it is trained.
+        player: The model's side.
+        opponent: The discriminators' side, when there are any.
+        average: Moving average of the weights, when the recipe asks for one.
+        lpips: Frozen distance network, when the objective has a perceptual term.
+        step: Steps taken.
+        batches: Batches taken from the data.
+    """
+
+    model: Assembly
+    train: Train
+    device: torch.device
+    player: Player
+    opponent: Player | None
+    average: MovingAverage | None
+    lpips: nn.Module | None
+    step: int = 0
+    batches: int = 0
+
+    @property
+    def adversarial(self) -> Adversarial | None:
+        """The adversarial term, once it has started to count."""
+        term = self.train.objective.adversarial
+        return term if term is not None and self.step >= term.start_step else None
+
+    def generator(self, stream: str, turn: int = 0) -> torch.Generator:
+        """Random numbers of this step."""
+        return step_generator(self.train.seed, stream, self.step, turn=turn)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """bfloat16 where the device computes in it; losses are taken outside."""
+        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def start(model: Assembly, device: torch.device) -> Run:
+    """Make ready to train a model: optimisers, schedules, moving average, perceptual network."""
+    train = model.recipe.train
+    model.to(device).train()
+    opponent = None
+    if train.objective.adversarial is not None:
+        config = train.discriminator_optimizer or train.optimizer
+        opponent = Player("discriminator", list(model.discriminator.parameters()), config, train)
+    lpips = None
+    if train.objective.perceptual is not None:
+        from zoo.metrics.lpips import load_lpips
+
+        lpips = load_lpips().to(device)
+    return Run(
+        model=model,
+        train=train,
+        device=device,
+        player=Player("model", list(model.player_parameters()), train.optimizer, train),
+        opponent=opponent,
+        average=MovingAverage(model, train.ema) if train.ema is not None else None,
+        lpips=lpips,
+    )
+
+
+def training_step(run: Run, batches: Iterator[Tensor]) -> Numbers:
+    """Take one step: the model's update, then as many of the discriminators' as the recipe says.
+
+    Each update of the discriminators after the first takes a fresh batch and fresh clips.
+
+    Args:
+        run: State of the run; `step` and `batches` move on.
+        batches: Endless x_BCTHW in [-1, 1].
+
+    Raises:
+        TrainingError: A loss or gradient is not finite.
+    """
+    x_BCTHW = _take(run, batches)
+    made_x_BCTHW, numbers = model_step(run, x_BCTHW)
+    if run.adversarial is not None:
+        for turn in range(run.adversarial.discriminator_steps):
+            if turn:
+                x_BCTHW = _take(run, batches)
+                made_x_BCTHW = _make_aside(run, x_BCTHW, turn)
+            numbers |= discriminator_step(run, x_BCTHW, made_x_BCTHW, turn=turn)
+    if run.average is not None:
+        run.average.update(run.model)
+    run.step += 1
+    return numbers
+
+
+def model_step(run: Run, x_BCTHW: Tensor) -> tuple[Tensor, Numbers]:
+    """Update the model (encoder, quantizer, decoder; or generator) against fixed discriminators.
+
+    Args:
+        run: State of the run.
+        x_BCTHW: Clips; a GAN takes their number and length only.
+
+    Returns:
+        The clips it made, detached, and the step's numbers: every term as it is before weighing, and
+        `loss`, their weighted sum.
+    """
+    terms, numbers = run.train.objective, Numbers()
+    with _fixed(run.model.discriminator):
+        with run.autocast():
+            made = _make(run, x_BCTHW)
+        losses: list[Tensor] = []
+        if terms.reconstruction is not None:
+            term = objectives.reconstruction_term(terms.reconstruction, made.x_BCTHW, x_BCTHW)
+            losses.append(terms.reconstruction.weight * term)
+            numbers["reconstruction"] = term.detach()
+        if terms.perceptual is not None:
+            assert run.lpips is not None
+            frames = run.generator("perceptual")
+            term = objectives.perceptual_term(
+                terms.perceptual, run.lpips, made.x_BCTHW, x_BCTHW, generator=frames
+            )
+            losses.append(terms.perceptual.weight * term)
+            numbers["perceptual"] = term.detach()
+        likeness = torch.stack(losses).sum() if losses else None
+        if made.quantized is not None:
+            numbers |= {f"quantizer/{k}": v.detach() for k, v in made.quantized.stats.items()}
+            if terms.quantizer is not None:
+                losses.append(terms.quantizer.weight * made.quantized.loss.float())
+                numbers["quantizer"] = made.quantized.loss.detach()
+        if (adversarial := run.adversarial) is not None:
+            frame_B = _frame_of_each(run, x_BCTHW, turn=0)
+            with run.autocast():
+                fakes = run.model.judge(made.x_BCTHW, frame_B=frame_B)
+            game = objectives.GAMES[adversarial.loss]
+            weights = [choice.weight for choice in run.model.recipe.discriminator]
+            term = objectives.generator_term(game, fakes, weights)
+            numbers["adversarial"] = term.detach()
+            weight: Tensor | float = adversarial.weight
+            if adversarial.adaptive:
+                assert likeness is not None
+                adaptive = objectives.adaptive_weight(likeness, term, run.model.last_layer)
+                numbers["adaptive_weight"] = adaptive
+                weight = weight * adaptive
+            losses.append(weight * term)
+        loss = torch.stack(losses).sum()
+        numbers["loss"] = loss.detach()
+        numbers["grad_norm"] = run.player.update(loss, step=run.step, numbers=numbers)
+    return made.x_BCTHW.detach(), numbers
+
+
+def discriminator_step(run: Run, x_BCTHW: Tensor, made_x_BCTHW: Tensor, *, turn: int = 0) -> Numbers:
+    """Update the discriminators on real clips and on clips the model made; the model stays fixed.
+
+    Args:
+        run: State of the run.
+        x_BCTHW: Real clips.
+        made_x_BCTHW: Made clips without gradient.
+        turn: Number of the update within the step.
+
+    Returns:
+        `discriminator_loss`, `discriminator_grad_norm`, and the mean raw scores `real_logits` and
+        `fake_logits`.
+    """
+    assert run.opponent is not None and run.adversarial is not None
+    frame_B = _frame_of_each(run, x_BCTHW, turn=turn)
+    with run.autocast():
+        reals = run.model.judge(x_BCTHW, frame_B=frame_B)
+        fakes = run.model.judge(made_x_BCTHW, frame_B=frame_B)
+    loss = objectives.discriminator_term(objectives.GAMES[run.adversarial.loss], reals, fakes)
+    numbers = {"discriminator_loss": loss.detach()}
+    for name, verdicts in (("real_logits", reals), ("fake_logits", fakes)):
+        means = [logits.detach().float().mean() for judged in verdicts for logits in judged.logits]
+        numbers[name] = torch.stack(means).mean()
+    norm = run.opponent.update(loss, step=run.step, numbers=numbers)
+    return {**numbers, "discriminator_grad_norm": norm}
+
+
+def _make(run: Run, x_BCTHW: Tensor, *, turn: int = 0) -> Made:
+    """Reconstruct clips, or make as many of the same length from noise."""
+    model = run.model
+    if isinstance(model, Autoencoder):
+        result = model(x_BCTHW)
+        return Made(result.x_BCTHW, result.quantized)
+    assert isinstance(model, Gan)
+    noise = model.draw_noise(
+        len(x_BCTHW), num_frames=x_BCTHW.shape[2], generator=run.generator("noise", turn)
+    )
+    return Made(model(noise), None)
+
+
+def _make_aside(run: Run, x_BCTHW: Tensor, turn: int) -> Tensor:
+    """Make clips for the discriminators only; a codebook that learns by averaging must not see them."""
+    tokenizer = isinstance(run.model, Autoencoder)
+    run.model.train(not tokenizer)
+    try:
+        with torch.no_grad(), run.autocast():
+            return _make(run, x_BCTHW, turn=turn).x_BCTHW
+    finally:
+        run.model.train()
+
+
+def _frame_of_each(run: Run, x_BCTHW: Tensor, *, turn: int) -> Tensor:
+    """Draw the frame of each clip that image discriminators see."""
+    size = (len(x_BCTHW),)
+    frame_B = torch.randint(x_BCTHW.shape[2], size, generator=run.generator("frames", turn))
+    return frame_B.to(x_BCTHW.device)
+
+
+def _take(run: Run, batches: Iterator[Tensor]) -> Tensor:
+    # A loader draws from the global generator when it starts a pass: what the model draws must not
+    # depend on when that is.
+    state = torch.get_rng_state()
+    try:
+        x_BCTHW = next(batches)
+    finally:
+        torch.set_rng_state(state)
+    run.batches += 1
+    return x_BCTHW.to(run.device, torch.float32, non_blocking=True)
+
+
+@contextlib.contextmanager
+def _fixed(module: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a module without collecting any for its parameters."""
+    changed = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in changed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)
+
+
+def _not_finite(what: str, step: int, numbers: Numbers) -> TrainingError:
+    terms = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
+    return TrainingError(
+        f"step {step + 1}: {what} ({terms}); stopped before the weights changed. Try a lower rate "
+        "(train.optimizer.lr) or train.clip_grad_norm"
+    )

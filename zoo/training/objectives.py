@@ -1,0 +1,233 @@
+"""Loss terms by name: what `train.objective` of a recipe weighs.
+
+Every term is fp32 and a pure function of what the model returned. Discriminators return raw scores
+("logits"): a sigmoid belongs to the loss, never to the discriminator. With D(x) = sigmoid(score):
+
+| name           | discriminator minimises              | generator minimises | source                            |
+|----------------|--------------------------------------|---------------------|-----------------------------------|
+| minimax        | -log D(x) - log(1 - D(G(z)))         | log(1 - D(G(z)))    | https://arxiv.org/abs/1406.2661   |
+| non-saturating | the same                             | -log D(G(z))        | the same, section 3               |
+| hinge          | max(0, 1 - r) + max(0, 1 + f)        | -f                  | https://arxiv.org/abs/1705.02894  |
+| least-squares  | (r - 1)^2 / 2 + f^2 / 2              | (f - 1)^2 / 2       | https://arxiv.org/abs/1611.04076  |
+
+where r and f are the raw scores of real and made clips.
+
+Shape legend: B batch, C colour channels, T H W frames and pixels, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from zoo.errors import TrainingError
+
+if TYPE_CHECKING:
+    from zoo.outputs import Judged
+    from zoo.recipes import Perceptual, Reconstruction, Recipe
+
+MAX_ADAPTIVE_WEIGHT = 1e4
+"""Largest adaptive weight, as in VQGAN."""
+_GRADIENT_FLOOR = 1e-4
+
+
+def bce_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Minus the value function: -log D(x) - log(1 - D(G(z))), means over all scores, from raw scores."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def minimax_generator_loss(fake_logits: Tensor) -> Tensor:
+    """log(1 - D(G(z))): the generator's side of the minimax game; flat where the discriminator wins."""
+    return -F.softplus(fake_logits).mean()
+
+
+def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
+    """-log D(G(z)): the same fixed point as minimax, with a gradient where the discriminator wins."""
+    return F.softplus(-fake_logits).mean()
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """max(0, 1 - r) + max(0, 1 + f): scores beyond the margin stop counting."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
+    """-f."""
+    return -fake_logits.mean()
+
+
+def least_squares_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """(r - 1)^2 / 2 + f^2 / 2: real clips are to score 1, made ones 0."""
+    return (real_logits - 1).square().mean() / 2 + fake_logits.square().mean() / 2
+
+
+def least_squares_generator_loss(fake_logits: Tensor) -> Tensor:
+    """(f - 1)^2 / 2."""
+    return (fake_logits - 1).square().mean() / 2
+
+
+class Game(NamedTuple):
+    """The two losses of an adversarial game, each on the raw scores of one head."""
+
+    discriminator_loss: Callable[[Tensor, Tensor], Tensor]
+    generator_loss: Callable[[Tensor], Tensor]
+
+
+GAMES: dict[str, Game] = {
+    "minimax": Game(bce_discriminator_loss, minimax_generator_loss),
+    "non-saturating": Game(bce_discriminator_loss, non_saturating_generator_loss),
+    "hinge": Game(hinge_discriminator_loss, hinge_generator_loss),
+    "least-squares": Game(least_squares_discriminator_loss, least_squares_generator_loss),
+}
+
+
+def generator_term(game: Game, fakes: Sequence[Judged], weights: Sequence[float]) -> Tensor:
+    """What the model loses to its discriminators: the weighted sum over them of the mean over heads.
+
+    Args:
+        game: One of `GAMES`.
+        fakes: One verdict on made clips per discriminator.
+        weights: One factor per discriminator.
+
+    Returns:
+        Scalar.
+    """
+    terms = [
+        weight * _mean([game.generator_loss(logits.float()) for logits in judged.logits])
+        for judged, weight in zip(fakes, weights, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def discriminator_term(game: Game, reals: Sequence[Judged], fakes: Sequence[Judged]) -> Tensor:
+    """What the discriminators lose: the sum over them of the mean over heads.
+
+    They share no weights, so no factor is needed between them.
+
+    Returns:
+        Scalar.
+    """
+    terms = []
+    for real, fake in zip(reals, fakes, strict=True):
+        heads = zip(real.logits, fake.logits, strict=True)
+        terms.append(_mean([game.discriminator_loss(r.float(), f.float()) for r, f in heads]))
+    return torch.stack(terms).sum()
+
+
+def reconstruction_term(term: Reconstruction, made_x_BCTHW: Tensor, x_BCTHW: Tensor) -> Tensor:
+    """Mean absolute or mean squared difference over every value of the clips, both in [-1, 1].
+
+    VQ-VAE's log p(x|z) up to scale (https://arxiv.org/abs/1711.00937).
+    """
+    distance = {"l1": F.l1_loss, "mse": F.mse_loss}[term.loss]
+    return distance(made_x_BCTHW.float(), x_BCTHW.float())
+
+
+def perceptual_term(
+    term: Perceptual,
+    lpips: nn.Module,
+    made_x_BCTHW: Tensor,
+    x_BCTHW: Tensor,
+    *,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean LPIPS between frames, over all frames or over `term.num_frames` drawn from each clip.
+
+    Args:
+        term: The recipe's term.
+        lpips: Maps two x_NCHW in [-1, 1] to one distance per image.
+        made_x_BCTHW: Reconstructions.
+        x_BCTHW: Originals.
+        generator: Draws the frames, on the CPU.
+
+    Returns:
+        Scalar.
+    """
+    num_clips, _, num_frames = x_BCTHW.shape[:3]
+    if term.num_frames is not None and term.num_frames < num_frames:
+        frames_BT = torch.rand(num_clips, num_frames, generator=generator).argsort(1)[:, : term.num_frames]
+        frames_BT = frames_BT.to(x_BCTHW.device)
+        clips_B1 = torch.arange(num_clips, device=x_BCTHW.device)[:, None]
+        # Two index tensors around a slice put the indexed axes first.
+        pairs = [x[clips_B1, :, frames_BT] for x in (made_x_BCTHW, x_BCTHW)]
+        images = [rearrange(pair, "b t c h w -> (b t) c h w").float() for pair in pairs]
+    else:
+        images = [rearrange(x, "b c t h w -> (b t) c h w").float() for x in (made_x_BCTHW, x_BCTHW)]
+    distance: Tensor = lpips(*images)
+    return distance.mean()
+
+
+def adaptive_weight(reference_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor) -> Tensor:
+    """|d reference / d last layer| / (|d adversarial / d last layer| + 1e-4), cut to [0, 1e4], detached.
+
+    It keeps the adversarial pull on the decoder as strong as that of the reconstruction
+    (VQGAN, https://arxiv.org/abs/2012.09841, equation 7). Both graphs are kept.
+
+    Args:
+        reference_loss: Weighted reconstruction and perceptual terms, scalar.
+        adversarial_loss: The generator's adversarial term, scalar.
+        last_layer: The decoder's last weight, a part of both graphs.
+
+    Returns:
+        Scalar without gradient.
+    """
+    (reference_gradient,) = torch.autograd.grad(reference_loss, last_layer, retain_graph=True)
+    (adversarial_gradient,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
+    weight = reference_gradient.norm() / (adversarial_gradient.norm() + _GRADIENT_FLOOR)
+    return weight.clamp(0, MAX_ADAPTIVE_WEIGHT).detach()
+
+
+def check_objective(name: str, recipe: Recipe) -> None:
+    """Refuse an objective that leaves a player without a loss, or names a term whose parts are missing.
+
+    Raises:
+        TrainingError: Says which term, and what to set.
+    """
+    terms = recipe.train.objective
+    asked = {term for term in type(terms).model_fields if getattr(terms, term) is not None}
+    if recipe.assembly == "gan" and (foreign := asked - {"adversarial"}):
+        raise TrainingError(
+            f"{name!r} is a GAN: it reconstructs nothing, so the term(s) {_list(foreign)} of train.objective have "
+            f"no input; leave them out (train.objective.{min(foreign)}: null)"
+        )
+    if "adversarial" in asked and not recipe.discriminator:
+        raise TrainingError(
+            f"{name!r} has an adversarial term but no discriminator; add one (discriminator: patch3d), or set "
+            "train.objective.adversarial: null"
+        )
+    if recipe.discriminator and "adversarial" not in asked:
+        raise TrainingError(
+            f"{name!r} has discriminators but no adversarial term, so they would never learn or count; set "
+            "train.objective.adversarial, or discriminator: []"
+        )
+    if not asked & {"reconstruction", "perceptual", "adversarial"}:
+        raise TrainingError(
+            f"{name!r} has no objective to train the model with; set train.objective.reconstruction "
+            "(or perceptual, or adversarial)"
+        )
+    adversarial = terms.adversarial
+    if adversarial is None:
+        return
+    if adversarial.adaptive and not asked & {"reconstruction", "perceptual"}:
+        raise TrainingError(
+            f"{name!r} weighs its adversarial term against a reconstruction it does not have; set "
+            "train.objective.adversarial.adaptive: false"
+        )
+    if adversarial.start_step and not asked & {"reconstruction", "perceptual"}:
+        raise TrainingError(
+            f"{name!r} has nothing to learn from before step {adversarial.start_step}; set "
+            "train.objective.adversarial.start_step: 0"
+        )
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    return torch.stack(losses).mean()

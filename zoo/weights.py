@@ -1,0 +1,359 @@
+"""Weights: a folder of config.json, model.safetensors and a card. Checked first, loaded second.
+
+``config.json`` holds the resolved recipe, who provides each part, and the SHA-256 of every weights file.
+Nothing in a folder is ever executed; a file that is damaged, foreign or of another model is refused
+before a model changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo.assemblies import Assembly
+from zoo.building import plan
+from zoo.discovery import DISTRIBUTION, catalogue
+from zoo.errors import RecipeError, UnknownNameError, WeightsError
+from zoo.files import new_folder
+
+FORMAT = 1
+CONFIG = "config.json"
+CARD = "README.md"
+MAX_SHARD_BYTES = 5_000_000_000
+MAX_CONFIG_BYTES = 4 << 20
+_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
+
+
+def save(model: Assembly, folder: str | Path, *, force: bool = False, card: str | None = None) -> Path:
+    """Write a model folder, all of it or nothing.
+
+    Args:
+        model: What `zoo.build`, `zoo.load` or `zoo.train` returned.
+        folder: Where to; replaced in one step when it exists and `force` is on.
+        force: Replace an existing model folder.
+        card: Markdown put into the folder's README.md under the facts that are always there.
+
+    Raises:
+        OutputExistsError: The folder exists and `force` is off.
+        WeightsError: The folder exists and holds something else than a model, which is never deleted.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WeightsError(f"{folder} exists and is not a model folder; it will not be replaced")
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with new_folder(folder, force=force) as temporary:
+        files = {}
+        for name, shard in _shards(tensors):
+            save_file(shard, temporary / name, metadata={"format": "pt"})
+            files[name] = _sha256(temporary / name)
+        config = {
+            "format": FORMAT,
+            "name": model.name,
+            "zoo_version": importlib.metadata.version(DISTRIBUTION),
+            "provided_by": model.provided_by,
+            "recipe": model.recipe.model_dump(mode="json", exclude_unset=True),
+            "weights": files,
+        }
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (temporary / CARD).write_text(_card(model, files, card), encoding="utf-8")
+    return folder
+
+
+def load(reference: str | Path, *, device: str | torch.device | None = None) -> Assembly:
+    """Load a model, in evaluation mode.
+
+    Args:
+        reference: A model folder, a run folder that holds one, ``hf://owner/name@<40-digit commit>``, or
+            a scheme that a plugin resolves.
+        device: Where the weights go; the CPU when left out.
+
+    Raises:
+        WeightsError: The folder is not a model, is damaged, or does not fit its own recipe.
+    """
+    folder = find_folder(reference)
+    config = read_config(folder)
+    try:
+        checked = plan(config["recipe"])
+    except UnknownNameError as error:
+        raise WeightsError(f"{folder}: {error}\n{_install_line(config)}") from error
+    except RecipeError as error:
+        raise WeightsError(f"{folder / CONFIG}: {error}") from error
+    checked = dataclasses.replace(checked, name=config["name"])
+    tensors = _read_verified(folder, config["weights"])
+    with torch.device("meta"):
+        model = checked.make()
+    _check_same(tensors, model.state_dict(), str(folder))
+    # The weights are built for real, not assigned over meta tensors: a part may hold tensors that are
+    # not in its state dict.
+    with torch.random.fork_rng(devices=[]):
+        model = checked.make()
+    model.load_state_dict(tensors)
+    return model.to(device) if device is not None else model
+
+
+def load_weights(model: Assembly, reference: str | Path) -> None:
+    """Load the weights of a folder into a model of the same recipe; the model changes last.
+
+    Raises:
+        WeightsError: As `load`, or the tensors are not those of the model. The model is as it was.
+    """
+    folder = find_folder(reference)
+    tensors = _read_verified(folder, read_config(folder)["weights"])
+    _check_same(tensors, model.state_dict(), str(folder))
+    model.load_state_dict(tensors)
+
+
+def load_parts(model: Assembly, init: Mapping[str, str | Path]) -> None:
+    """Load parts of other models into a model that shares them; the model changes last.
+
+    Args:
+        model: The model to change.
+        init: Model folders by sub-module: ``{"encoder": folder, "quantizer": folder}``.
+
+    Raises:
+        WeightsError: A sub-module is not in one of the two models, or has other tensors there. The
+            model is as it was.
+    """
+    found: dict[str, Tensor] = {}
+    for part, reference in init.items():
+        own = {k: v for k, v in model.state_dict().items() if k.startswith(f"{part}.")}
+        if not own:
+            names = ", ".join(name for name, child in model.named_children() if child.state_dict())
+            raise WeightsError(f"init: this model has no part {part!r} with weights; it has: {names}")
+        folder = find_folder(reference)
+        tensors = _read_verified(folder, read_config(folder)["weights"])
+        theirs = {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}
+        _check_same(theirs, own, f"{folder}: {part}")
+        found |= theirs
+    model.load_state_dict(found, strict=False)
+
+
+def find_folder(reference: str | Path) -> Path:
+    """Turn a weights reference into a local model folder.
+
+    Raises:
+        WeightsError: Nothing is there; the message says what references look like.
+    """
+    folder = Path(reference)
+    if folder.is_dir():
+        return folder / "model" if not (folder / CONFIG).exists() and (folder / "model").is_dir() else folder
+    text = str(reference)
+    if hub := _HUB.fullmatch(text):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(hub["repo"], revision=hub["revision"]))
+        except Exception as error:
+            raise WeightsError(f"{text} cannot be fetched: {type(error).__name__}: {error}") from error
+    if (resolved := catalogue().resolve_weights(text)) is not None:
+        return resolved
+    hint = ""
+    if text in catalogue().recipes:
+        hint = f" {text!r} is a recipe and has no weights yet: zoo train {text} --data FOLDER."
+    raise WeightsError(
+        f"no model at {text!r}.{hint} A model is a folder with {CONFIG}, or hf://owner/name@<40-digit commit>."
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check the config.json of a model folder.
+
+    Raises:
+        WeightsError: It is missing, too large, not JSON, of a newer format or lacks a field.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise WeightsError(f"{folder} is not a model folder: it has no {CONFIG}")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise WeightsError(f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: not valid JSON: {error}") from error
+    fields = {"format": int, "name": str, "recipe": dict, "provided_by": dict, "weights": dict}
+    for field, kind in fields.items():
+        if not isinstance(config, dict) or not isinstance(config.get(field), kind):
+            raise WeightsError(f"{path}: {field!r} is missing or not a {kind.__name__}")
+    if config["format"] != FORMAT:
+        raise WeightsError(
+            f"{path}: format {config['format']}; this version reads {FORMAT}: pip install -U {DISTRIBUTION}"
+        )
+    return config  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsReport:
+    """What `check` found in a weights file or model folder.
+
+    Attributes:
+        path: What was checked.
+        problems: Why it must not be loaded; empty when it is fine.
+        warnings: What is odd but loads, such as NaN weights.
+        num_tensors: Tensors read.
+        num_values: Numbers in them.
+    """
+
+    path: str
+    problems: list[str]
+    warnings: list[str]
+    num_tensors: int
+    num_values: int
+
+
+def check(path: str | Path) -> WeightsReport:
+    """Check a model folder or a single safetensors file without building a model on real memory."""
+    path = Path(path)
+    warnings: list[str] = []
+    tensors: dict[str, Tensor] = {}
+    try:
+        if path.is_dir():
+            folder = find_folder(path)
+            config = read_config(folder)
+            tensors = _read_verified(folder, config["weights"])
+            with torch.device("meta"):
+                model = plan(config["recipe"]).make()
+            _check_same(tensors, model.state_dict(), str(folder))
+        else:
+            tensors = _read_file(path)
+    except (WeightsError, RecipeError, UnknownNameError) as error:
+        return WeightsReport(str(path), str(error).split("\n"), [], len(tensors), _numel(tensors))
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            warnings.append(f"{name} holds NaN or infinite values")
+    return WeightsReport(str(path), [], warnings, len(tensors), _numel(tensors))
+
+
+def _numel(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def _shards(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Split tensors, in order, into files of at most `MAX_SHARD_BYTES` (one tensor is never split)."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > MAX_SHARD_BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    if len(groups) == 1:
+        yield "model.safetensors", groups[0]
+        return
+    for i, group in enumerate(groups, start=1):
+        yield f"model-{i:05d}-of-{len(groups):05d}.safetensors", group
+
+
+def _read_verified(folder: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Read the weights files of a folder after comparing their hashes."""
+    tensors: dict[str, Tensor] = {}
+    if not files:
+        raise WeightsError(f"{folder / CONFIG}: names no weights file")
+    for name, digest in files.items():
+        path = folder / name
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise WeightsError(f"{folder / CONFIG}: {name!r} is not the name of a safetensors file in the folder")
+        shard = _read_file(path)
+        if _sha256(path) != digest:
+            raise WeightsError(
+                f"{path}: SHA-256 differs from the one in {CONFIG}: the file was changed or damaged; "
+                "fetch or save the model again"
+            )
+        if twice := tensors.keys() & shard.keys():
+            raise WeightsError(f"{path}: holds tensors that another file holds too: {_some(twice)}")
+        tensors |= shard
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, saying what it is when it is something else."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file" if not path.exists() else f"{path}: not a regular file")
+    with path.open("rb") as file:
+        head = file.read(256)
+    foreign = {
+        b"PK\x03\x04": "a zip archive, as torch.save writes",
+        b"\x80": "a Python pickle, which may run code",
+        b"version https://git-lfs": "a Git LFS pointer: the weights themselves were not fetched",
+        b"<": "an HTML or XML page",
+        b"\x89HDF": "an HDF5 file",
+    }
+    for magic, what in foreign.items():
+        if head.startswith(magic) and head[8:9] != b"{":
+            raise WeightsError(f"{path}: is {what}; it is not safetensors and is not read")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({path.stat().st_size:,} bytes): {error}") from error
+
+
+def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], label: str) -> None:
+    """Refuse tensors whose names, shapes or dtypes are not exactly those wanted."""
+    problems = []
+    if missing := wanted.keys() - found.keys():
+        problems.append(f"{label}: {len(missing)} tensors are missing: {_some(missing)}")
+    if extra := found.keys() - wanted.keys():
+        problems.append(f"{label}: {len(extra)} tensors are not of this model: {_some(extra)}")
+    for name in sorted(wanted.keys() & found.keys()):
+        a, b = found[name], wanted[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            problems.append(
+                f"{label}: {name} is {a.dtype} {tuple(a.shape)}; the model has {b.dtype} {tuple(b.shape)}"
+            )
+    if problems:
+        more = [f"... and {len(problems) - 8} more"] if len(problems) > 8 else []
+        raise WeightsError("\n".join(problems[:8] + more))
+
+
+def _some(names: Any, most: int = 4) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _install_line(config: Mapping[str, Any]) -> str:
+    """Say which distributions the parts of a folder came from."""
+    by = config["provided_by"]
+    given = {str(p.get("distribution")) for p in by.values() if isinstance(p, dict)} - {DISTRIBUTION}
+    safe = sorted(name for name in given if re.fullmatch(r"[\w.-]+", name))
+    return f"The model was saved with parts of: {', '.join(safe)}. Try: pip install {' '.join(safe)}" if safe else ""
+
+
+def _card(model: Assembly, files: Mapping[str, str], extra: str | None) -> str:
+    recipe = model.recipe
+    clip = recipe.clip
+    lines = [
+        f"# {model.name}",
+        "",
+        recipe.summary,
+        "",
+        "```python",
+        "import zoo",
+        'model = zoo.load("path/to/this/folder")',
+        "```",
+        "",
+        f"- Parameters: {model.num_parameters():,}"
+        + (f" and {_numel(dict(model.discriminator.named_parameters())):,} in discriminators" if recipe.discriminator else ""),
+        f"- Clips: {clip.num_frames} frames of {clip.height}x{clip.width}, {clip.channels} channels, in [-1, 1]",
+        *(f"- {field}: {model.recipe_part(field)} ({by['distribution']} {by['version']})" for field, by in model.provided_by.items()),
+        *([f"- Paper: {recipe.paper}"] if recipe.paper else []),
+        *(f"- SHA-256 of {name}: {digest}" for name, digest in files.items()),
+    ]
+    return "\n".join(lines) + "\n" + (f"\n{extra.strip()}\n" if extra else "")
+
