@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.building import build as build
     from zoo.building import build_part as build_part
+    from zoo.diagnosis import doctor as doctor
     from zoo.discovery import list_models as list_models
     from zoo.discovery import list_parts as list_parts
-    from zoo.diagnosis import doctor as doctor
     from zoo.errors import ZooError as ZooError
     from zoo.outputs import Judged as Judged
     from zoo.outputs import Quantized as Quantized
@@ -40,7 +40,7 @@ _HOME = {
     "save": "zoo.weights",
     "train": "zoo.training",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

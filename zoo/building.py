@@ -53,19 +53,11 @@ class Plan:
 
     def make(self) -> Assembly:
         """Build the model on torch's current default device."""
-        modules = {planned.field: planned.make() for planned in self.parts}
-        discriminators = [m for field, m in modules.items() if field.startswith("discriminator")]
-        model: Assembly
-        if self.recipe.assembly == "autoencoder":
-            model = Autoencoder(
-                self.recipe,
-                encoder=modules["encoder"],
-                quantizer=modules["quantizer"],
-                decoder=modules["decoder"],
-                discriminators=discriminators,
-            )
-        else:
-            model = Gan(self.recipe, generator=modules["generator"], discriminators=discriminators)
+        modules = {p.field: p.make() for p in self.parts if p.part.kind != "discriminator"}
+        assembly = {"autoencoder": Autoencoder, "gan": Gan}[self.recipe.assembly]
+        model: Assembly = assembly(self.recipe, **modules)
+        # Discriminators come last, so that a seed gives the same model with and without them.
+        model.discriminator.extend(p.make() for p in self.parts if p.part.kind == "discriminator")
         model.name = self.name
         model.provided_by = {
             p.field: {

@@ -94,8 +94,7 @@ def _judged(clip: Clip, judge: Ports) -> Iterator[tuple[str, str]]:
     if judge.in_channels != clip.channels:
         yield (
             "discriminator",
-            f"clips have {clip.channels} channels but {judge} takes {judge.in_channels}; "
-            "set its in_channels",
+            f"clips have {clip.channels} channels but {judge} takes {judge.in_channels}; set its in_channels",
         )
     size = (clip.num_frames, clip.height, clip.width)
     low = (1, *judge.min_size[1:]) if judge.consumes == "image" else judge.min_size

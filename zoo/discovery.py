@@ -114,7 +114,7 @@ class Catalogue:
     def resolve_weights(self, reference: str) -> Path | None:
         """Ask the plugins for the folder behind a weights reference; None when none knows it."""
         for impl in self.manager.hook.zoo_resolve_weights.get_hookimpls():
-            folder = impl.function(reference)
+            folder: Any = impl.function(reference)
             if folder is not None:
                 return Path(folder)
         return None
@@ -123,8 +123,7 @@ class Catalogue:
         known = sorted(set(known))
         message = f"no {what} is called {name!r}"
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        if close:
-            message += f"; did you mean {' or '.join(map(repr, close))}?"
+        message += f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
         message += f" Installed: {', '.join(known) or 'none'}."
         for problem in self.problems:
             message += f"\n  note: {problem}"

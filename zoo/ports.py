@@ -4,20 +4,24 @@ A part is a `torch.nn.Module` whose ``__init__`` takes explicit keyword-only opt
 values and sets the attributes below. Video is float in [-1, 1]. `stride` is (s_t, s_h, s_w). A causal
 part maps T = 1 + k*s_t frames to t = 1 + k; a non-causal one maps T = k*s_t to t = k.
 
-| kind          | forward                              | attributes                                          |
-|---------------|--------------------------------------|-----------------------------------------------------|
-| encoder       | ``x_BCTHW -> z_BDthw``               | in_channels, latent_dim, stride, causal, [consumes]  |
-| quantizer     | ``z_BDthw -> Quantized``; ``lookup(indices_Bqthw) -> z_BDthw`` | latent_dim, codebook_size, num_codebooks, continuous |
-| decoder       | ``z_BDthw -> x_BCTHW``               | latent_dim, out_channels, stride, causal, last_layer, [emits] |
-| generator     | ``noise -> x_BCTHW``; ``draw_noise(num, num_frames, generator=, device=) -> noise`` | noise_dim, emits, conditions, out_channels, size_HW |
-| discriminator | ``x -> Judged`` of raw scores        | consumes, in_channels, min_size                     |
+Encoder: ``x_BCTHW -> z_BDthw``; in_channels, latent_dim, stride, causal, [consumes].
+
+Quantizer: ``z_BDthw -> Quantized`` and ``lookup(indices_Bqthw) -> z_BDthw``; latent_dim, codebook_size,
+num_codebooks, continuous.
+
+Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_layer, [emits].
+
+Generator: ``noise -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=) -> noise``; noise_dim,
+emits, conditions, out_channels, size_HW, last_layer.
+
+Discriminator: ``x -> Judged`` of raw scores; consumes, in_channels, min_size.
 
 Attributes in brackets may be left out. `consumes` and `emits` are "video" (the default) or "image": a
 2D part says "image", works on x_BCHW (or z_BDhw) and is applied per frame by the assembly.
 A continuous quantizer has codebook_size and num_codebooks 0 and no `lookup`.
 `last_layer` is the decoder's (or generator's) last weight, for the adaptive adversarial weight.
 Noise is a dict of tensors, batch first, so that a clip is the same whatever batch it is made in.
-`min_size` is the smallest (T, H, W) a discriminator can judge, (H, W) being ignored by none.
+`min_size` is the smallest (T, H, W) a discriminator can judge; T is 1 when it judges images.
 `size_HW` is the only frame size a generator can make, or None when it makes any.
 """
 
@@ -53,6 +57,7 @@ _COUNT = (_is_count, "a positive int")
 _NATURAL = (_is_natural, "an int of 0 or more")
 _SIZE = (_is_size, "a tuple of three positive ints (time, height, width)")
 _BOOL = (lambda value: isinstance(value, bool), "a bool")
+_PRESENT = (lambda value: value is not None, "its last weight, a parameter")
 _MEDIUM = (lambda value: value in MEDIA, f"one of {MEDIA}")
 
 _Rule = tuple[Callable[[Any], bool], str]
@@ -69,7 +74,7 @@ ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
         "out_channels": _COUNT,
         "stride": _SIZE,
         "causal": _BOOL,
-        "last_layer": (lambda value: value is not None, "the last weight"),
+        "last_layer": _PRESENT,
     },
     "generator": {
         "noise_dim": _COUNT,
@@ -80,6 +85,7 @@ ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
             lambda value: value is None or (isinstance(value, tuple) and len(value) == 2),
             "(height, width) or None",
         ),
+        "last_layer": _PRESENT,
     },
     "discriminator": {"consumes": _MEDIUM, "in_channels": _COUNT, "min_size": _SIZE},
 }

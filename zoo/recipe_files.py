@@ -99,7 +99,9 @@ def read_registry(path: Path, *, plugin: str = "") -> dict[str, RecipeSource]:
     return result
 
 
-def resolve(source: RecipeSource, overrides: Mapping[str, Any], parents: Mapping[str, RecipeSource]) -> Resolved:
+def resolve(
+    source: RecipeSource, overrides: Mapping[str, Any], parents: Mapping[str, RecipeSource]
+) -> Resolved:
     """Apply inheritance and overrides to a recipe, then check it.
 
     Args:
@@ -115,10 +117,14 @@ def resolve(source: RecipeSource, overrides: Mapping[str, Any], parents: Mapping
         if not isinstance(parent, str) or parent not in parents:
             close = difflib.get_close_matches(str(parent), list(parents), n=3)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise RecipeError(f"{chain[-1].where(('extends',))}: extends {parent!r}, which is not known{hint}")
+            raise RecipeError(
+                f"{chain[-1].where(('extends',))}: extends {parent!r}, which is not known{hint}"
+            )
         if any(parent == s.name for s in chain) or len(chain) > MAX_EXTENDS:
             names = " -> ".join([*(s.name for s in chain), parent])
-            raise RecipeError(f"{chain[-1].where(('extends',))}: extends goes in a circle or too deep: {names}")
+            raise RecipeError(
+                f"{chain[-1].where(('extends',))}: extends goes in a circle or too deep: {names}"
+            )
         chain.append(parents[parent])
     data: dict[str, Any] = {}
     lines: Lines = {}
@@ -247,7 +253,9 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Lines]:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        raise RecipeError(f"{name}:{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise RecipeError(
+            f"{name}:{line}: not valid YAML: {getattr(error, 'problem', None) or error}"
+        ) from None
 
 
 class _Builder:
@@ -259,7 +267,7 @@ class _Builder:
         self.lines: Lines = {}
 
     def fail(self, event: yaml.Event, message: str) -> RecipeError:
-        return RecipeError(f"{self.name}:{event.start_mark.line + 1}: {message}")
+        return RecipeError(f"{self.name}:{_line(event)}: {message}")
 
     def document(self) -> tuple[Any, Lines]:
         data: Any = None
@@ -279,7 +287,7 @@ class _Builder:
             raise self.fail(event, "anchors and aliases are not allowed; write the value out")
         if getattr(event, "tag", None):
             raise self.fail(event, f"the tag {event.tag!r} is not allowed; use plain values")  # type: ignore[attr-defined]
-        self.lines[path] = f"{self.name}:{event.start_mark.line + 1}"
+        self.lines[path] = f"{self.name}:{_line(event)}"
         if isinstance(event, yaml.ScalarEvent):
             return _scalar(event.value) if event.implicit[0] else event.value
         if isinstance(event, yaml.SequenceStartEvent):
@@ -291,7 +299,7 @@ class _Builder:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.key(event, mapping)
             mapping[key] = self.value(next(self.events), (*path, key))
-            self.lines[*path, key] = f"{self.name}:{event.start_mark.line + 1}"
+            self.lines[*path, key] = f"{self.name}:{_line(event)}"
         return mapping
 
     def key(self, event: yaml.Event, mapping: dict[str, Any]) -> str:
@@ -302,6 +310,10 @@ class _Builder:
         if event.value == "<<":
             raise self.fail(event, "merge keys are not allowed; use `extends`")
         return str(event.value)
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
 
 
 _INT = re.compile(r"[-+]?[0-9]{1,19}")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+
 class Strict(BaseModel):
     """A closed set of fields, none of them converted silently."""
 
@@ -78,7 +79,10 @@ class Optimizer(Strict):
     """Name of a timm or torch optimiser: adam, adamw, ..."""
     lr: Annotated[float, Field(gt=0, le=10)] = 3e-4
     """Peak learning rate."""
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [
+        0.9,
+        0.999,
+    ]
     """Decay of the first and second moment."""
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """Added to the denominator."""

@@ -162,7 +162,8 @@ def find_folder(reference: str | Path) -> Path:
     if text in catalogue().recipes:
         hint = f" {text!r} is a recipe and has no weights yet: zoo train {text} --data FOLDER."
     raise WeightsError(
-        f"no model at {text!r}.{hint} A model is a folder with {CONFIG}, or hf://owner/name@<40-digit commit>."
+        f"no model at {text!r}.{hint} A model is a folder with {CONFIG}, or "
+        "hf://owner/name@<40-digit commit>."
     )
 
 
@@ -263,7 +264,9 @@ def _read_verified(folder: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, digest in files.items():
         path = folder / name
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise WeightsError(f"{folder / CONFIG}: {name!r} is not the name of a safetensors file in the folder")
+            raise WeightsError(
+                f"{folder / CONFIG}: {name!r} is not the name of a safetensors file in the folder"
+            )
         shard = _read_file(path)
         if _sha256(path) != digest:
             raise WeightsError(
@@ -279,7 +282,9 @@ def _read_verified(folder: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:
 def _read_file(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, saying what it is when it is something else."""
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file" if not path.exists() else f"{path}: not a regular file")
+        raise WeightsError(
+            f"{path}: there is no such file" if not path.exists() else f"{path}: not a regular file"
+        )
     with path.open("rb") as file:
         head = file.read(256)
     foreign = {
@@ -296,7 +301,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({path.stat().st_size:,} bytes): {error}") from error
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({path.stat().st_size:,} bytes): {error}"
+        ) from error
 
 
 def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], label: str) -> None:
@@ -332,28 +339,29 @@ def _install_line(config: Mapping[str, Any]) -> str:
     by = config["provided_by"]
     given = {str(p.get("distribution")) for p in by.values() if isinstance(p, dict)} - {DISTRIBUTION}
     safe = sorted(name for name in given if re.fullmatch(r"[\w.-]+", name))
-    return f"The model was saved with parts of: {', '.join(safe)}. Try: pip install {' '.join(safe)}" if safe else ""
+    return (
+        f"The model was saved with parts of: {', '.join(safe)}. Try: pip install {' '.join(safe)}"
+        if safe
+        else ""
+    )
 
 
 def _card(model: Assembly, files: Mapping[str, str], extra: str | None) -> str:
-    recipe = model.recipe
-    clip = recipe.clip
-    lines = [
-        f"# {model.name}",
-        "",
-        recipe.summary,
-        "",
-        "```python",
-        "import zoo",
-        'model = zoo.load("path/to/this/folder")',
-        "```",
-        "",
-        f"- Parameters: {model.num_parameters():,}"
-        + (f" and {_numel(dict(model.discriminator.named_parameters())):,} in discriminators" if recipe.discriminator else ""),
-        f"- Clips: {clip.num_frames} frames of {clip.height}x{clip.width}, {clip.channels} channels, in [-1, 1]",
-        *(f"- {field}: {model.recipe_part(field)} ({by['distribution']} {by['version']})" for field, by in model.provided_by.items()),
-        *([f"- Paper: {recipe.paper}"] if recipe.paper else []),
-        *(f"- SHA-256 of {name}: {digest}" for name, digest in files.items()),
-    ]
-    return "\n".join(lines) + "\n" + (f"\n{extra.strip()}\n" if extra else "")
-
+    """Describe a model in Markdown: what it is, who provides it, its hashes."""
+    recipe, clip = model.recipe, model.recipe.clip
+    size = f"{clip.num_frames} frames of {clip.height}x{clip.width}, {clip.channels} channels"
+    facts = [f"Parameters: {model.num_parameters():,}"]
+    if recipe.discriminator:
+        facts.append(
+            f"Parameters of the discriminators: {_numel(dict(model.discriminator.named_parameters())):,}"
+        )
+    facts.append(f"Clips: {size}, in [-1, 1]")
+    for field, by in model.provided_by.items():
+        facts.append(f"{field}: {model.recipe_part(field)} ({by['distribution']} {by['version']})")
+    if recipe.paper:
+        facts.append(f"Paper: {recipe.paper}")
+    facts += [f"SHA-256 of {name}: {digest}" for name, digest in files.items()]
+    use = '```python\nimport zoo\n\nmodel = zoo.load("path/to/this/folder")\n```'
+    listed = "\n".join(f"- {fact}" for fact in facts)
+    sections = [f"# {model.name}", recipe.summary, use, listed, (extra or "").strip()]
+    return "\n\n".join(section for section in sections if section) + "\n"

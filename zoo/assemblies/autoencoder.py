@@ -8,8 +8,7 @@ grid, q codebooks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -40,26 +39,25 @@ class Autoencoder(Assembly):
     work on images are applied frame by frame.
     """
 
+    # Parts are typed by their ports (zoo.ports), which are checked when a model is built.
+    encoder: Any
+    quantizer: Any
+    decoder: Any
+
     def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        encoder: nn.Module,
-        quantizer: nn.Module,
-        decoder: nn.Module,
-        discriminators: Sequence[nn.Module] = (),
+        self, recipe: Recipe, *, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module
     ) -> None:
-        super().__init__(recipe, discriminators)
+        super().__init__(recipe)
         self.encoder = encoder
-        self.pre_quant = _projection(recipe.pre_quant, encoder.latent_dim, quantizer.latent_dim)
+        self.pre_quant = _projection(recipe.pre_quant, encoder, quantizer)
         self.quantizer = quantizer
-        self.post_quant = _projection(recipe.post_quant, quantizer.latent_dim, decoder.latent_dim)
+        self.post_quant = _projection(recipe.post_quant, quantizer, decoder)
         self.decoder = decoder
 
     @property
     def stride(self) -> Size:
         """How many frames and pixels a latent cell stands for: (s_t, s_h, s_w)."""
-        return self.encoder.stride  # type: ignore[return-value]
+        return self.encoder.stride
 
     @property
     def causal(self) -> bool:
@@ -68,11 +66,11 @@ class Autoencoder(Assembly):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.decoder.last_layer  # type: ignore[return-value]
+        return self.decoder.last_layer
 
     def latent_size(self, size_THW: Size) -> Size:
         """Return the latent grid (t, h, w) of a clip of the given frames, height and width."""
-        return latent_size(size_THW, self.stride, causal=bool(self.encoder.causal))
+        return latent_size(size_THW, self.stride, causal=self.encoder.causal)
 
     def forward(self, x_BCTHW: Tensor) -> Reconstructed:
         """Reconstruct clips and keep the quantizer's loss, for training.
@@ -112,10 +110,12 @@ class Autoencoder(Assembly):
                 raise ZooError("the tokens hold neither z_BDthw nor indices_Bqthw; one is needed to decode")
             if self.quantizer.continuous:
                 raise ZooError("this model's bottleneck is continuous: decode from z_BDthw, not from indices")
-            z_BDthw = self.quantizer.lookup(tokens.indices_Bqthw)  # type: ignore[operator]
+            z_BDthw = self.quantizer.lookup(tokens.indices_Bqthw)
         grid, wanted = tuple(z_BDthw.shape[-3:]), self.latent_size(tokens.size_THW)
         if grid != wanted:
-            raise ZooError(f"a clip of {tokens.size_THW} has a latent grid of {wanted}; these tokens have {grid}")
+            raise ZooError(
+                f"a clip of {tokens.size_THW} has a latent grid of {wanted}; these tokens have {grid}"
+            )
         return self._decode(z_BDthw, tokens.size_THW)
 
     def reconstruct(self, x_BCTHW: Tensor) -> Tensor:
@@ -123,11 +123,11 @@ class Autoencoder(Assembly):
         return self.forward(x_BCTHW).x_BCTHW.clamp(-1, 1)
 
     def _quantize(self, x_BCTHW: Tensor) -> Quantized:
-        check_clips(x_BCTHW, self.encoder.in_channels)  # type: ignore[arg-type]
-        x_BCTHW = pad(x_BCTHW, self.stride, causal=bool(self.encoder.causal))
+        check_clips(x_BCTHW, self.encoder.in_channels)
+        x_BCTHW = pad(x_BCTHW, self.stride, causal=self.encoder.causal)
         per_frame = getattr(self.encoder, "consumes", "video") == "image"
         z_BDthw = _per_frame(self.encoder, x_BCTHW) if per_frame else self.encoder(x_BCTHW)
-        return self.quantizer(self.pre_quant(z_BDthw))  # type: ignore[no-any-return]
+        return self.quantizer(self.pre_quant(z_BDthw))
 
     def _decode(self, z_BDthw: Tensor, size_THW: Size) -> Tensor:
         z_BDthw = self.post_quant(z_BDthw)
@@ -136,11 +136,11 @@ class Autoencoder(Assembly):
         return crop(x_BCTHW, size_THW)
 
 
-def _projection(choice: str | None, source_dim: int, target_dim: int) -> nn.Module:
-    return nn.Identity() if choice is None else nn.Conv3d(source_dim, target_dim, kernel_size=1)
+def _projection(choice: str | None, source: Any, target: Any) -> nn.Module:
+    return nn.Identity() if choice is None else nn.Conv3d(source.latent_dim, target.latent_dim, kernel_size=1)
 
 
 def _per_frame(part: nn.Module, x_BCTHW: Tensor) -> Tensor:
     """Apply a part that works on images to every frame."""
-    y = part(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"))
+    y: Tensor = part(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"))
     return rearrange(y, "(b t) c h w -> b c t h w", b=len(x_BCTHW))

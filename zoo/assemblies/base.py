@@ -5,7 +5,7 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -31,12 +31,12 @@ class Assembly(nn.Module):
     recipe: Recipe
     provided_by: dict[str, dict[str, str]]
 
-    def __init__(self, recipe: Recipe, discriminators: Sequence[nn.Module]) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.name = ""
         self.recipe = recipe
         self.provided_by = {}
-        self.discriminator = nn.ModuleList(discriminators)
+        self.discriminator = nn.ModuleList()
 
     @property
     def last_layer(self) -> nn.Parameter:

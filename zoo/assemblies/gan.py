@@ -5,7 +5,7 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,15 @@ Noise = dict[str, Tensor]
 class Gan(Assembly):
     """A generator of video: `sample` makes clips from a seed."""
 
-    def __init__(
-        self, recipe: Recipe, *, generator: nn.Module, discriminators: Sequence[nn.Module] = ()
-    ) -> None:
-        super().__init__(recipe, discriminators)
+    generator: Any
+
+    def __init__(self, recipe: Recipe, *, generator: nn.Module) -> None:
+        super().__init__(recipe)
         self.generator = generator
 
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.generator.last_layer  # type: ignore[return-value]
+        return self.generator.last_layer
 
     def draw_noise(
         self, num: int, *, num_frames: int | None = None, generator: torch.Generator | None = None
@@ -42,11 +42,11 @@ class Gan(Assembly):
         """
         frames = self.recipe.clip.num_frames if num_frames is None else num_frames
         device = next(self.generator.parameters()).device
-        return self.generator.draw_noise(num, frames, generator=generator, device=device)  # type: ignore[operator, no-any-return]
+        return self.generator.draw_noise(num, frames, generator=generator, device=device)
 
     def forward(self, noise: Noise) -> Tensor:
         """Make clips x_BCTHW in [-1, 1] from noise."""
-        return self.generator(noise)  # type: ignore[no-any-return]
+        return self.generator(noise)
 
     @torch.no_grad()
     def sample(

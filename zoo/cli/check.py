@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @click.option("--slow", is_flag=True, help="Run the checks that take minutes too.")
 @json_option
 def check(plugin: str, slow: bool, as_json: bool) -> int:
-    """Check that every part of the installed PLUGIN keeps the contract.
+    """Check that the parts of a plugin keep the contract.
 
-    PLUGIN is a plugin, a part, or plugin:part. Leaves with 1 when a check fails.
+    PLUGIN is an installed plugin, a part, or plugin:part. Leaves with 1 when a check fails.
 
     \b
     Example:
@@ -33,7 +33,12 @@ def check(plugin: str, slow: bool, as_json: bool) -> int:
     from zoo.testing import check_plugin
 
     with tqdm(desc="checks", unit=" check", leave=False, disable=None) as bar:
-        results = check_plugin(plugin, slow=slow, progress=lambda result: bar.update() and None)
+
+        def progress(result: CheckResult) -> None:
+            bar.set_postfix_str(f"{result.part} {result.check}", refresh=False)
+            bar.update()
+
+        results = check_plugin(plugin, slow=slow, progress=progress)
     failed = [result for result in results if result.status == "failed"]
     if as_json:
         print_json([dataclasses.asdict(result) for result in results])

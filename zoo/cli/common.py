@@ -11,6 +11,9 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells use for SIGINT."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 force_option = click.option("--force", is_flag=True, help="Overwrite an output that exists.")
 device_option = click.option(

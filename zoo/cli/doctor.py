@@ -14,16 +14,21 @@ from zoo.cli.common import json_option, print_json, print_table
 from zoo.errors import ZooError
 
 REQUIRED = ("torch", "timm", "einops", "datasets", "av", "safetensors", "pydantic", "pluggy", "numpy")
-OPTIONAL = {"torchvision": "torchvision", "tensorboard": "zoo-video[train]", "torchcodec": "zoo-video[torchcodec]"}
+OPTIONAL = {
+    "torchvision": "torchvision",
+    "tensorboard": "zoo-video[train]",
+    "torchcodec": "zoo-video[torchcodec]",
+}
 """Packages that zoo can do without, and what to install to have them."""
 
 
 @click.command("doctor")
 @json_option
 def doctor(as_json: bool) -> int:
-    """Look at the installation: versions, plugins, and all that does not work, and why.
+    """Say what is installed, what does not work, and why.
 
-    Leaves with 1 when something does not work. Imports neither torch nor any model code.
+    Versions, plugins, recipes. Leaves with 1 when something does not work. Imports neither torch nor any
+    model code.
 
     \b
     Example:
@@ -126,7 +131,8 @@ def _nvidia_driver() -> str | None:
 def _print(findings: dict[str, Any]) -> None:
     gpu = f"NVIDIA driver {findings['gpu']}" if findings["gpu"] else "no NVIDIA driver"
     click.echo(
-        f"zoo {findings['zoo'] or '(not installed)'}, Python {findings['python']}, {findings['platform']}, {gpu}\n"
+        f"zoo {findings['zoo'] or '(not installed)'}, Python {findings['python']}, "
+        f"{findings['platform']}, {gpu}\n"
     )
     rows = []
     for name, version in findings["versions"].items():
@@ -134,7 +140,9 @@ def _print(findings: dict[str, Any]) -> None:
         rows.append((name, version or "not installed", note))
     print_table(rows)
     click.echo(f"\n{findings['recipes']} models and {findings['parts']} parts from these plugins")
-    print_table([(p["name"], f"{p['distribution']} {p['version']}", p["manifest"]) for p in findings["plugins"]])
+    print_table(
+        [(p["name"], f"{p['distribution']} {p['version']}", p["manifest"]) for p in findings["plugins"]]
+    )
     for problem in findings["problems"]:
         origin = f"{problem['plugin']} ({problem['distribution']})".replace(" ()", "")
         click.echo(f"\nPROBLEM {origin}, {problem['stage']}:\n  {problem['error']}")

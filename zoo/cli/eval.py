@@ -13,7 +13,9 @@ from zoo.cli.common import device_option, json_option, print_json, print_table
 @click.argument("model")
 @click.option("--data", "source", required=True, metavar="X", help="Videos to measure on; as for zoo train.")
 @click.option("--split", metavar="NAME", help="Split of the data, such as test. All of it when left out.")
-@click.option("--num-clips", type=click.IntRange(min=1), metavar="N", help="Clips measured; all when left out.")
+@click.option(
+    "--num-clips", type=click.IntRange(min=1), metavar="N", help="Clips measured; all when left out."
+)
 @device_option
 @json_option
 def eval_command(
@@ -51,6 +53,11 @@ def _print(result: dict[str, Any]) -> None:
     click.echo(f"  {protocol['clip']}\n")
     for name, values in {"model": result["values"], **result["baselines"]}.items():
         click.echo(name.capitalize())
-        print_table([(key, f"{value:.4g}" if isinstance(value, float) else f"{value}") for key, value in values.items()])
+        print_table(
+            [
+                (key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
+                for key, value in values.items()
+            ]
+        )
     for metric, reason in result["left_out"].items():
         click.echo(f"{metric} left out: {reason}", err=True)

@@ -111,7 +111,7 @@ def model_facts(name: str, **overrides: Any) -> dict[str, Any]:
 
 
 def family(checked: Plan) -> str:
-    """Return what the field calls such a model: GAN, VQ-VAE, VQGAN, VAE or VAE-GAN; it follows from the parts."""
+    """Return what the field calls a model of such parts: GAN, VQ-VAE, VQGAN, VAE or VAE-GAN."""
     if checked.recipe.assembly == "gan":
         return "GAN"
     quantizer = next(planned.ports for planned in checked.parts if planned.field == "quantizer")

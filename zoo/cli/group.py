@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from zoo.cli.common import INTERRUPTED
 from zoo.errors import OutputExistsError, UnknownNameError, ZooError
 
 COMMANDS = {
@@ -30,9 +31,6 @@ COMMANDS = {
     "data": "zoo.cli.data:data",
 }
 """Every command, in the order of ``zoo --help``, and where it lives."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells use for SIGINT."""
 
 
 class ZooGroup(click.Group):
@@ -87,7 +85,7 @@ def explain(error: Exception) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     if type(error).__name__ == "OutOfMemoryError":
-        return "Out of GPU memory. Use a smaller batch (--set train.batch_size=1), clip or model."
+        return "Out of GPU memory. Use a smaller batch (--set train.batch_size=1) or clip, or --device cpu."
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "zoo":
         return f"The package {error.name!r} is not installed in {sys.prefix}. Type: pip install {error.name}"
     return None

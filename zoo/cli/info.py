@@ -42,7 +42,9 @@ def info(name: str, kind: str | None, assignments: tuple[str, ...], as_json: boo
         else:
             _print_model(facts)
         return
-    parts = [part for part in found.parts if name in (part.name, part.full_name) and kind in (None, part.kind)]
+    parts = [
+        part for part in found.parts if name in (part.name, part.full_name) and kind in (None, part.kind)
+    ]
     if not parts:
         raise UnknownNameError(_unknown(name, kind, found))
     if assignments:
@@ -96,7 +98,10 @@ def _print_model(facts: dict[str, Any]) -> None:
     print_table(rows)
     click.echo("\nParts")
     print_table(
-        [(p["field"], p["use"], p["distribution"], count(p["parameters"]), _options(p)) for p in facts["parts"]]
+        [
+            (p["field"], p["use"], p["distribution"], count(p["parameters"]), _options(p))
+            for p in facts["parts"]
+        ]
     )
     for result in facts["results"]:
         figures = ", ".join(f"{name} {value:g}" for name, value in result["figures"].items())

@@ -49,7 +49,7 @@ def list_command(pattern: str, kind: str | None, as_json: bool) -> None:
     for title in KINDS:
         rows = [(part.name, part.plugin, part.spec.summary) for part in parts if part.kind == title]
         if rows:
-            click.echo(f"\n{title.capitalize()}s" if models else f"{title.capitalize()}s")
+            click.echo(f"\n{title.capitalize()}s")
             print_table(rows)
     if not models and not parts:
         click.echo(f"Nothing is called {pattern!r}. Type: zoo list", err=True)

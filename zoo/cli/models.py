@@ -13,6 +13,7 @@ from zoo.files import refuse_existing
 if TYPE_CHECKING:
     from zoo.assemblies import Autoencoder, Gan
 
+
 def use_device(name: str | None) -> str:
     """Return the device to compute on: the one asked for, or the GPU when there is one.
 
@@ -47,8 +48,8 @@ def load_gan(reference: str, device: str | None) -> Gan:
     model = load_model(reference, device)
     if not hasattr(model, "sample"):
         raise click.UsageError(
-            f"{reference} is an {model.recipe.assembly}: it encodes and decodes videos and cannot make new ones. "
-            f"Type: zoo reconstruct {reference} IN.mp4 OUT.mp4"
+            f"{reference} is an {model.recipe.assembly}: it encodes and decodes videos and makes no "
+            f"new ones. Type: zoo reconstruct {reference} IN.mp4 OUT.mp4"
         )
     return model  # type: ignore[no-any-return]
 
@@ -84,3 +85,5 @@ def check_output(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; give the name of a file such as {path / 'out.mp4'}")
     refuse_existing(path, force=force)
+    if not path.parent.is_dir():
+        raise click.UsageError(f"the folder {path.parent} does not exist. Type: mkdir -p {path.parent}")

@@ -8,7 +8,9 @@ import click
 @click.command("new-plugin")
 @click.argument("name")
 def new_plugin(name: str) -> None:
-    """Write a complete plugin package, ready to install and check, into a folder called NAME.
+    """Start a plugin package of your own.
+
+    Writes a complete one, ready to install and check, into a folder called NAME.
 
     \b
     Example:

@@ -10,7 +10,9 @@ import click
 @click.command("report")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def report(run: Path) -> None:
-    """Write RUN/report.html anew from the numbers and clips of a run, at any time.
+    """Write the HTML page of a run anew.
+
+    RUN/report.html, from the numbers and clips that are there, at any time.
 
     \b
     Example:

@@ -48,10 +48,11 @@ def sample(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make new videos with the GAN MODEL, side by side in one file.
+    """Make new videos with a GAN.
 
-    MODEL is a model folder, or the folder of a run. One video when neither --num nor --grid is given. The
-    frame rate is the one the model was trained on, 16 frames a second when its recipe names none.
+    They stand in a grid in one file. MODEL is a model folder, or the folder of a run. One video is made when
+    neither --num nor --grid is given. The frame rate is the one the model was trained on, 16 frames a second
+    when its recipe names none.
 
     \b
     Example:
@@ -63,15 +64,16 @@ def sample(
     rows, columns = grid or _square(num or 1)
     num = rows * columns if num is None else num
     if num > rows * columns:
-        raise click.UsageError(f"--num {num} does not fit --grid {rows}x{columns}, which holds {rows * columns}.")
+        raise click.UsageError(
+            f"--num {num} does not fit --grid {rows}x{columns}, which holds {rows * columns}."
+        )
     gan = load_gan(model, device)
 
-    from zoo.cli.video import VideoWriter
+    from zoo.data import write_video
 
     x_BCTHW = gan.sample(num, num_frames=num_frames, seed=seed)
     fps = gan.recipe.clip.fps or DEFAULT_FPS
-    with VideoWriter(output, fps=fps) as writer:
-        writer.write(tile(x_BCTHW.cpu(), rows=rows, columns=columns))
+    write_video(output, tile(x_BCTHW.float().cpu(), rows=rows, columns=columns), fps, force=force)
     frames = x_BCTHW.shape[2]
     if as_json:
         print_json({"output": str(output), "num": num, "num_frames": frames, "fps": fps, "seed": seed})

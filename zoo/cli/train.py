@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo.cli.common import device_option, force_option, json_option, print_json, set_option
+from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option, print_json, set_option
 
 
 @click.command("train")
@@ -51,7 +51,7 @@ def train(
     device: str | None,
     force: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Train the recipe NAME (or a recipe file) on videos.
 
     The run folder then holds model/ (safetensors), checkpoint/, metrics.jsonl and report.html.
@@ -68,11 +68,11 @@ def train(
     overrides = parse_overrides(assignments)
     init = _parts_from(parts_from)
 
-    import zoo.train
     from zoo.cli.models import use_device
+    from zoo.training import train as train_recipe
 
     optional: dict[str, Any] = {} if workers is None else {"workers": workers}
-    result = zoo.train.train(
+    result = train_recipe(
         name,
         data=source,
         out=out,
@@ -88,12 +88,13 @@ def train(
     if as_json:
         last = result.history[-1] if result.history else {}
         print_json({"folder": str(result.folder), "model": str(result.folder / "model"), "last": last})
+    return INTERRUPTED if result.interrupted else 0
 
 
 def _parts_from(words: tuple[str, ...]) -> dict[str, str]:
     from zoo.parts import KINDS
 
-    init = {}
+    init: dict[str, str] = {}
     for word in words:
         kind, equals, folder = word.partition("=")
         if not equals or not folder or kind not in KINDS:

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.metrics.baselines import mean_colour, nearest, nearest_grids, stored_bits
+    from zoo.metrics.baselines import best_nearest, mean_colour, nearest, nearest_grids, stored_bits
     from zoo.metrics.codebook import CodebookUsage
     from zoo.metrics.evaluate import evaluate
     from zoo.metrics.lpips import LPIPS, load_lpips
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CodebookUsage": "codebook",
     "LPIPS": "lpips",
+    "best_nearest": "baselines",
     "evaluate": "evaluate",
     "load_lpips": "lpips",
     "mean_colour": "baselines",
@@ -33,6 +34,7 @@ _HOMES = {
 __all__ = [
     "LPIPS",
     "CodebookUsage",
+    "best_nearest",
     "evaluate",
     "load_lpips",
     "mean_colour",

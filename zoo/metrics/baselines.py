@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.metrics.reconstruction import psnr_per_clip
 
 BITS_PER_CHANNEL = 8
 """Bits of a stored pixel's channel."""
@@ -90,6 +91,16 @@ def nearest(x_BCTHW: Tensor, grid_thw: tuple[int, int, int]) -> Tensor:
         middle = ((2 * cell + 1) * size) // (2 * cells)
         x_BCTHW = x_BCTHW.index_select(axis, middle)
     return x_BCTHW
+
+
+def best_nearest(x_BCTHW: Tensor, bits: float) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """Return clips by `nearest` on the grid of `nearest_grids` with the best PSNR, and each clip's grid."""
+    num_frames, height, width = x_BCTHW.shape[2:]
+    grids = nearest_grids((num_frames, height, width), bits=bits, channels=x_BCTHW.shape[1])
+    tries = torch.stack([nearest(x_BCTHW, grid) for grid in grids])
+    best_B = torch.stack([psnr_per_clip(x_BCTHW, y_BCTHW) for y_BCTHW in tries]).argmax(0)
+    clips = torch.arange(len(x_BCTHW), device=x_BCTHW.device)
+    return tries[best_B, clips], [grids[int(index)] for index in best_B]
 
 
 def model_bits(i_Bqthw: Tensor | None, z_BDthw: Tensor | None, *, codebook_size: int) -> float:

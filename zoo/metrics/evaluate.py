@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from zoo.errors import ZooError
 from zoo.metrics import lpips as lpips_module
-from zoo.metrics.baselines import BITS_PER_LATENT, mean_colour, model_bits, nearest, nearest_grids
+from zoo.metrics.baselines import BITS_PER_LATENT, best_nearest, mean_colour, model_bits
 from zoo.metrics.codebook import CodebookUsage
 from zoo.metrics.reconstruction import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
 
@@ -127,7 +127,7 @@ def _evaluate_autoencoder(model: Any, batches: Iterator[Tensor], wanted: Sequenc
         _add(totals["model"], meter.sums(x_BCTHW, model.decode(tokens).float().clamp(-1, 1)))
         bits = model_bits(tokens.indices_Bqthw, tokens.z_BDthw, codebook_size=codebook_size)
         if rivals:
-            y_BCTHW, used = _best_nearest(x_BCTHW, bits)
+            y_BCTHW, used = best_nearest(x_BCTHW, bits)
             grids.update(used)
             _add(totals["nearest"], meter.sums(x_BCTHW, y_BCTHW))
             _add(totals["mean colour"], meter.sums(x_BCTHW, mean_colour(x_BCTHW)))
@@ -250,15 +250,6 @@ class _Pictures:
                 per_clip = _lpips_per_clip(self.network, x_BCTHW, y_BCTHW)
             sums[_UNITS[metric]] = float(per_clip.double().sum())
         return sums
-
-
-def _best_nearest(x_BCTHW: Tensor, bits: float) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    num_frames, height, width = x_BCTHW.shape[2:]
-    grids = nearest_grids((num_frames, height, width), bits=bits, channels=x_BCTHW.shape[1])
-    tries = torch.stack([nearest(x_BCTHW, grid) for grid in grids])
-    best_B = torch.stack([psnr_per_clip(x_BCTHW, y_BCTHW) for y_BCTHW in tries]).argmax(0)
-    clips = torch.arange(len(x_BCTHW), device=x_BCTHW.device)
-    return tries[best_B, clips], [grids[int(index)] for index in best_B]
 
 
 def _lpips_per_clip(network: lpips_module.LPIPS, x_BCTHW: Tensor, y_BCTHW: Tensor) -> Tensor:

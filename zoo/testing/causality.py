@@ -12,7 +12,9 @@ from zoo.testing.results import CheckSkipped, checks, fail
 from zoo.testing.subject import Subject
 
 
-def run_grid(subject: Subject, module: nn.Module, batch: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def run_grid(
+    subject: Subject, module: nn.Module, batch: int, grid: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
     """Feed an encoder or a decoder a clip of the given latent grid; returns input and output."""
     generator = torch.Generator().manual_seed(sum(grid))
     size = subject.pixels(grid) if subject.kind == "encoder" else grid

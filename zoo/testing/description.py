@@ -104,15 +104,19 @@ def check_signature_is_explicit(subject: Subject) -> None:
         ) from None
     for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise fail(promised, f"option {parameter}", "name every option; *args and **kwargs hide typing errors")
+            raise fail(promised, f"option {parameter}", "name every option in place of *args and **kwargs")
         if parameter.kind is not parameter.KEYWORD_ONLY:
             raise fail(promised, f"option {name!r} is positional", "put `*,` before the first option")
         if name not in hints:
             raise fail(promised, f"option {name!r} has no annotation", "annotate it")
         if not _is_json_type(hints[name]):
-            raise fail(promised, f"option {name!r}: {hints[name]}", "use str, int, float, bool, None, list, dict")
+            raise fail(
+                promised, f"option {name!r}: {hints[name]}", "use str, int, float, bool, None, list, dict"
+            )
         if parameter.default is not parameter.empty and not _is_json(parameter.default):
-            raise fail(promised, f"option {name!r} = {parameter.default!r}", "use a default that JSON can hold")
+            raise fail(
+                promised, f"option {name!r} = {parameter.default!r}", "use a default that JSON can hold"
+            )
 
 
 def _is_json_type(annotation: Any) -> bool:
@@ -167,15 +171,19 @@ def check_example_builds(subject: Subject) -> None:
 
 
 def check_config_round_trip(subject: Subject) -> None:
-    """Options that went through JSON build the same structure, and the constructor leaves them as they were."""
+    """Options that went through JSON build the same structure, and are not changed by it."""
     promised = "the part can be built again from its recorded options"
     options = json.loads(json.dumps(subject.options))
     module = subject.part.load()(**options)
     if options != subject.options:
-        raise fail(promised, f"the constructor changed its options to {options}", "copy lists before editing them")
+        raise fail(
+            promised, f"the constructor changed its options to {options}", "copy lists before editing them"
+        )
     if _structure(module) != _structure(again := subject.build()):
         differs = {name for name, _ in _structure(module) ^ _structure(again)}
-        raise fail(promised, f"different weights: {sorted(differs)[:5]}", "let options alone decide the structure")
+        raise fail(
+            promised, f"different weights: {sorted(differs)[:5]}", "let options alone decide the structure"
+        )
 
 
 def _structure(module: nn.Module) -> set[tuple[str, str]]:

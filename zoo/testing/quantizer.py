@@ -5,8 +5,10 @@ Shape legend: B batch, D latent channels, t h w the latent grid, q codebooks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.outputs import Quantized
 from zoo.testing.encoder import require_input_gradient
@@ -16,8 +18,8 @@ from zoo.testing.subject import GRIDS, Subject, require_equal, require_finite, s
 LOOKUP_TOLERANCE = 1e-5
 
 
-def _quantize(subject: Subject, module: nn.Module, batch: int = 2, **which: int) -> Quantized:
-    result: Quantized = subject.call(module, subject.inputs(module, batch, **which))
+def _quantize(subject: Subject, module: Any, batch: int = 2, *, size: int = 0) -> Quantized:
+    result: Quantized = subject.call(module, subject.inputs(module, batch, size=size))
     subject.named(result)
     return result
 
@@ -51,7 +53,9 @@ def check_indices_or_none(subject: Subject) -> None:
                 indices = _quantize(subject, module, 3, size=size).indices_Bqthw
             if ports.continuous:
                 if indices is not None:
-                    raise fail("continuous = True means no indices", "a tensor", "return indices_Bqthw = None")
+                    raise fail(
+                        "continuous = True means no indices", "a tensor", "return indices_Bqthw = None"
+                    )
                 continue
             wanted = (3, ports.num_codebooks, *grid)
             found = "None" if indices is None else f"{indices.dtype} of shape {tuple(indices.shape)}"
@@ -81,7 +85,7 @@ def check_indices_in_range(subject: Subject) -> None:
 def check_lookup_equals_output(subject: Subject) -> None:
     """In evaluation lookup(indices) is the z that was returned."""
     _discrete(subject)
-    module = subject.build().eval()
+    module: Any = subject.build().eval()
     for size in (0, 1):
         with torch.no_grad():
             result = _quantize(subject, module, size=size)
@@ -95,7 +99,7 @@ def check_lookup_equals_output(subject: Subject) -> None:
         )
 
 
-def _every_code(subject: Subject, module: nn.Module) -> Tensor:
+def _every_code(subject: Subject, module: Any) -> Tensor:
     ports = subject.ports
     codes = torch.arange(min(ports.codebook_size, 4096))
     codes[-1] = ports.codebook_size - 1
@@ -107,7 +111,9 @@ def check_lookup_knows_every_code(subject: Subject) -> None:
     """lookup takes every index from 0 to codebook_size - 1, and gives distinct finite codes."""
     _discrete(subject)
     module, ports = subject.build().eval(), subject.ports
-    promised = f"lookup gives latent_dim = {ports.latent_dim} channels for each of {ports.codebook_size} codes"
+    promised = (
+        f"lookup gives latent_dim = {ports.latent_dim} channels for each of {ports.codebook_size} codes"
+    )
     with torch.no_grad():
         codes = _every_code(subject, module)
     wanted = (1, ports.latent_dim, 1, 1, min(ports.codebook_size, 4096))
@@ -115,7 +121,9 @@ def check_lookup_knows_every_code(subject: Subject) -> None:
         raise fail(promised, f"{tuple(codes.shape)} in place of {wanted}", "mend lookup")
     require_finite({"codes": codes}, promised=promised, todo="initialise every code")
     if (distinct := torch.unique(codes, dim=-1).shape[-1]) < wanted[-1]:
-        raise fail(promised, f"only {distinct} of {wanted[-1]} differ", "initialise codes apart, mend the numbering")
+        raise fail(
+            promised, f"only {distinct} of {wanted[-1]} differ", "initialise codes apart, mend the numbering"
+        )
 
 
 def check_codebook_still_in_eval(subject: Subject) -> None:
@@ -153,7 +161,9 @@ def check_loss_is_scalar(subject: Subject) -> None:
             loss = _quantize(subject, module).loss
         found = f"{loss.dtype} of shape {tuple(loss.shape)}"
         if loss.shape != () or loss.dtype != torch.float32:
-            raise fail("loss is one float32 number, shape ()", found, "take the mean; return 0 when there is none")
+            raise fail(
+                "loss is one float32 number, shape ()", found, "take the mean; return 0 when there is none"
+            )
         require_finite({"loss": loss}, promised="the loss is finite", todo="look for log(0) or overflow")
 
 

@@ -47,7 +47,7 @@ def _train_step(subject: Subject, module: nn.Module, *, seed: int) -> dict[str, 
         with torch.no_grad():
             for parameter in module.parameters():
                 if parameter.grad is not None:
-                    parameter -= 1e-3 * parameter.grad / (1e-6 + parameter.grad.norm())
+                    parameter.sub_(1e-3 * parameter.grad / (1e-6 + parameter.grad.norm()))
     return {name: value.detach() for name, value in outputs.items()}
 
 
@@ -135,7 +135,9 @@ def check_tensors_are_savable(subject: Subject) -> None:
         if not value.is_contiguous():
             raise fail(promised, f"{name} is not contiguous", "call .contiguous() before registering it")
         if value.numel() and (owner := seen.setdefault(value.untyped_storage().data_ptr(), name)) != name:
-            raise fail(promised, f"{name} shares storage with {owner}", "register a tied weight once, or clone it")
+            raise fail(
+                promised, f"{name} shares storage with {owner}", "register a tied weight once, or clone it"
+            )
 
 
 def check_meta_builds(subject: Subject) -> None:

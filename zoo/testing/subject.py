@@ -98,7 +98,7 @@ class Subject:
         return (1 + (t - 1) * s_t if self.ports.causal else t * s_t, h * s_h, w * s_w)
 
     def inputs(
-        self, module: nn.Module, batch: int = 2, *, size: int = 0, seed: int = 0, device: str = "cpu"
+        self, module: Any, batch: int = 2, *, size: int = 0, seed: int = 0, device: str = "cpu"
     ) -> Inputs:
         """Draw valid inputs of the size with that number in `sizes()`; video in [-1, 1], latents normal."""
         generator = torch.Generator().manual_seed(1000 + seed)

@@ -2,15 +2,15 @@
 
 A run folder holds:
 
-| path                       | what                                                                              |
-|----------------------------|-----------------------------------------------------------------------------------|
-| ``model/``                 | weights folder (`zoo.load` reads it), of the moving average where there is one    |
-| ``checkpoint/``            | everything that going on needs                                                    |
-| ``metrics.jsonl``          | one JSON object a line: ``step``, ``kind`` ("train" or "eval"), numbers by name   |
-| ``run.json``               | facts of the run: ``status``, ``recipe``, ``data``, ``evaluation``, ...           |
-| ``samples/original/``      | ``0.mp4``, ...: a few held-out clips (none for a GAN)                             |
-| ``samples/step-00000100/`` | ``0.mp4``, ...: their reconstructions, or a GAN's samples, always of one noise    |
-| ``report.html``            | the same as a page                                                                |
+| path                       | what                                                                      |
+|----------------------------|---------------------------------------------------------------------------|
+| ``model/``                 | weights folder (`zoo.load`), of the moving average where there is one     |
+| ``checkpoint/``            | everything that going on needs                                            |
+| ``metrics.jsonl``          | an object a line: ``step``, ``kind`` ("train" or "eval"), numbers by name |
+| ``run.json``               | facts of the run: ``status``, ``recipe``, ``data``, ``evaluation``, ...   |
+| ``samples/original/``      | ``0.mp4``, ...: a few held-out clips (none for a GAN)                     |
+| ``samples/step-00000100/`` | ``0.mp4``, ...: their reconstructions, or a GAN's samples of one noise    |
+| ``report.html``            | the same as a page                                                        |
 """
 
 from __future__ import annotations

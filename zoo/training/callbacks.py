@@ -89,7 +89,9 @@ class Callbacks:
         self._items: list[tuple[str | None, Any]] = []
         for item in [asked] if isinstance(asked, str) else asked:
             if isinstance(item, str) and item not in NAMED:
-                raise TrainingError(f"no callback is called {item!r}; there is {', '.join(NAMED)}, or pass an object")
+                raise TrainingError(
+                    f"no callback is called {item!r}; there is {', '.join(NAMED)}, or pass an object"
+                )
             self._items.append((None, NAMED[item]() if isinstance(item, str) else item))
         self._items += offered
 
@@ -106,8 +108,8 @@ class Callbacks:
                     raise
                 self._items.remove((plugin, item))
                 warnings.warn(
-                    f"plugin {plugin!r}: its callback {type(item).__name__} broke in {method} and is left out "
-                    f"from here on: {type(error).__name__}: {error}",
+                    f"plugin {plugin!r}: its callback {type(item).__name__} broke in {method} and is left "
+                    f"out from here on: {type(error).__name__}: {error}",
                     stacklevel=2,
                 )
 
@@ -120,11 +122,13 @@ def callbacks_of_plugins(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
     manager = catalogue().manager
     for implementation in manager.hook.zoo_callbacks.get_hookimpls():
         try:
-            offered = implementation.function(**{n: {"config": recipe}[n] for n in implementation.argnames})
+            arguments = {"config": recipe}
+            offered: Any = implementation.function(**{n: arguments[n] for n in implementation.argnames})
             found += [(implementation.plugin_name, item) for item in offered]
         except Exception as error:
             warnings.warn(
-                f"plugin {implementation.plugin_name!r}: zoo_callbacks broke: {type(error).__name__}: {error}",
+                f"plugin {implementation.plugin_name!r}: zoo_callbacks broke: "
+                f"{type(error).__name__}: {error}",
                 stacklevel=2,
             )
     return found

@@ -83,7 +83,11 @@ def load_checkpoint(folder: Path) -> Snapshot:
         tensors = {}
         for name, facts in state.pop("files").items():
             path = found / name
-            if Path(name).name != name or path.stat().st_size != facts["bytes"] or _sha256(path) != facts["sha256"]:
+            if (
+                Path(name).name != name
+                or path.stat().st_size != facts["bytes"]
+                or _sha256(path) != facts["sha256"]
+            ):
                 raise _damaged(found, f"{name} is not the file that was saved")
             tensors[path.stem] = load_file(path)
     except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:

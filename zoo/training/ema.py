@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from zoo.assemblies import Assembly
 from zoo.recipes import Ema
+
+_DISCRIMINATOR = "discriminator."
+_T = TypeVar("_T", bound=torch.Tensor)
 
 
 class MovingAverage:
@@ -22,7 +28,7 @@ class MovingAverage:
         updates: Number of updates so far.
     """
 
-    def __init__(self, model: nn.Module, config: Ema) -> None:
+    def __init__(self, model: Assembly, config: Ema) -> None:
         self.config = config
         self.updates = 0
         shared = model.discriminator
@@ -42,18 +48,14 @@ class MovingAverage:
         return min(self.config.decay, (1 + self.updates) / (10 + self.updates))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: Assembly) -> None:
         """Move the average towards the weights of `model`, the model this was made from."""
-        decay = self.decay
-        mine, theirs = self.tensors(), own_tensors(model)
-        is_weight = {name for name, _ in model.named_parameters()}
-        averaged = [name for name in mine if name in is_weight and mine[name].is_floating_point()]
-        if averaged:
-            torch._foreach_lerp_(
-                [mine[name] for name in averaged], [theirs[name] for name in averaged], 1 - decay
-            )
-        for name in mine.keys() - set(averaged):
-            mine[name].copy_(theirs[name])
+        weight = 1 - self.decay
+        pairs = zip(_own(self.model.named_parameters()), _own(model.named_parameters()), strict=True)
+        averages, weights = map(list, zip(*pairs, strict=True))
+        torch._foreach_lerp_(averages, weights, weight)
+        for mine, theirs in zip(_own(self.model.named_buffers()), _own(model.named_buffers()), strict=True):
+            mine.copy_(theirs)
         self.updates += 1
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -63,8 +65,8 @@ class MovingAverage:
 
 def own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Weights and buffers of a model without its discriminators', by name."""
-    return {
-        name: tensor.detach()
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if not name.startswith("discriminator.")
-    }
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(_DISCRIMINATOR)}
+
+
+def _own(named: Iterator[tuple[str, _T]]) -> Iterator[_T]:
+    return (tensor for name, tensor in named if not name.startswith(_DISCRIMINATOR))

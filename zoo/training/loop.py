@@ -156,17 +156,19 @@ def training_step(run: Run, batches: Iterator[Tensor]) -> Numbers:
     Raises:
         TrainingError: A loss or gradient is not finite.
     """
-    x_BCTHW = _take(run, batches)
-    made_x_BCTHW, numbers = model_step(run, x_BCTHW)
-    if run.adversarial is not None:
-        for turn in range(run.adversarial.discriminator_steps):
-            if turn:
-                x_BCTHW = _take(run, batches)
-                made_x_BCTHW = _make_aside(run, x_BCTHW, turn)
-            numbers |= discriminator_step(run, x_BCTHW, made_x_BCTHW, turn=turn)
+    adversarial = run.adversarial
+    turns = adversarial.discriminator_steps if adversarial is not None else 0
+    # All of them first: a loader that fails leaves the run between two steps.
+    clips = [_take(run, batches) for _ in range(max(1, turns))]
+    made_x_BCTHW, numbers = model_step(run, clips[0])
+    for turn in range(turns):
+        if turn:
+            made_x_BCTHW = _make_aside(run, clips[turn], turn)
+        numbers |= discriminator_step(run, clips[turn], made_x_BCTHW, turn=turn)
     if run.average is not None:
         run.average.update(run.model)
     run.step += 1
+    run.batches += len(clips)
     return numbers
 
 
@@ -238,7 +240,8 @@ def discriminator_step(run: Run, x_BCTHW: Tensor, made_x_BCTHW: Tensor, *, turn:
         `discriminator_loss`, `discriminator_grad_norm`, and the mean raw scores `real_logits` and
         `fake_logits`.
     """
-    assert run.opponent is not None and run.adversarial is not None
+    assert run.opponent is not None
+    assert run.adversarial is not None
     frame_B = _frame_of_each(run, x_BCTHW, turn=turn)
     with run.autocast():
         reals = run.model.judge(x_BCTHW, frame_B=frame_B)
@@ -291,7 +294,6 @@ def _take(run: Run, batches: Iterator[Tensor]) -> Tensor:
         x_BCTHW = next(batches)
     finally:
         torch.set_rng_state(state)
-    run.batches += 1
     return x_BCTHW.to(run.device, torch.float32, non_blocking=True)
 
 

@@ -3,14 +3,16 @@
 Every term is fp32 and a pure function of what the model returned. Discriminators return raw scores
 ("logits"): a sigmoid belongs to the loss, never to the discriminator. With D(x) = sigmoid(score):
 
-| name           | discriminator minimises              | generator minimises | source                            |
-|----------------|--------------------------------------|---------------------|-----------------------------------|
-| minimax        | -log D(x) - log(1 - D(G(z)))         | log(1 - D(G(z)))    | https://arxiv.org/abs/1406.2661   |
-| non-saturating | the same                             | -log D(G(z))        | the same, section 3               |
-| hinge          | max(0, 1 - r) + max(0, 1 + f)        | -f                  | https://arxiv.org/abs/1705.02894  |
-| least-squares  | (r - 1)^2 / 2 + f^2 / 2              | (f - 1)^2 / 2       | https://arxiv.org/abs/1611.04076  |
+| name           | discriminator minimises       | generator minimises |
+|----------------|-------------------------------|---------------------|
+| minimax        | -log D(x) - log(1 - D(G(z)))  | log(1 - D(G(z)))    |
+| non-saturating | the same                      | -log D(G(z))        |
+| hinge          | max(0, 1 - r) + max(0, 1 + f) | -f                  |
+| least-squares  | (r - 1)^2 / 2 + f^2 / 2       | (f - 1)^2 / 2       |
 
-where r and f are the raw scores of real and made clips.
+where r and f are the raw scores of real and made clips. Sources: minimax and (section 3) non-saturating
+https://arxiv.org/abs/1406.2661, hinge https://arxiv.org/abs/1705.02894, least squares
+https://arxiv.org/abs/1611.04076.
 
 Shape legend: B batch, C colour channels, T H W frames and pixels, N images.
 """
@@ -29,7 +31,7 @@ from zoo.errors import TrainingError
 
 if TYPE_CHECKING:
     from zoo.outputs import Judged
-    from zoo.recipes import Perceptual, Reconstruction, Recipe
+    from zoo.recipes import Perceptual, Recipe, Reconstruction
 
 MAX_ADAPTIVE_WEIGHT = 1e4
 """Largest adaptive weight, as in VQGAN."""
@@ -124,8 +126,8 @@ def reconstruction_term(term: Reconstruction, made_x_BCTHW: Tensor, x_BCTHW: Ten
 
     VQ-VAE's log p(x|z) up to scale (https://arxiv.org/abs/1711.00937).
     """
-    distance = {"l1": F.l1_loss, "mse": F.mse_loss}[term.loss]
-    return distance(made_x_BCTHW.float(), x_BCTHW.float())
+    made, real = made_x_BCTHW.float(), x_BCTHW.float()
+    return F.l1_loss(made, real) if term.loss == "l1" else F.mse_loss(made, real)
 
 
 def perceptual_term(
@@ -192,13 +194,13 @@ def check_objective(name: str, recipe: Recipe) -> None:
     asked = {term for term in type(terms).model_fields if getattr(terms, term) is not None}
     if recipe.assembly == "gan" and (foreign := asked - {"adversarial"}):
         raise TrainingError(
-            f"{name!r} is a GAN: it reconstructs nothing, so the term(s) {_list(foreign)} of train.objective have "
-            f"no input; leave them out (train.objective.{min(foreign)}: null)"
+            f"{name!r} is a GAN: it reconstructs nothing, so {_list(foreign)} of train.objective has no "
+            f"input; leave them out (train.objective.{min(foreign)}: null)"
         )
     if "adversarial" in asked and not recipe.discriminator:
         raise TrainingError(
-            f"{name!r} has an adversarial term but no discriminator; add one (discriminator: patch3d), or set "
-            "train.objective.adversarial: null"
+            f"{name!r} has an adversarial term but no discriminator; add one (discriminator: patch3d), or "
+            "set train.objective.adversarial: null"
         )
     if recipe.discriminator and "adversarial" not in asked:
         raise TrainingError(

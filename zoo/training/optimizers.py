@@ -87,6 +87,7 @@ def make_schedule(
     decay_steps = max(1, steps - warmup)
     # A step schedule with rate 1 is constant in every version of timm; "constant" is younger.
     shape = {"constant": "step", "cosine": "cosine", "linear": "poly"}[config.use]
+    made: Scheduler
     made, _ = scheduler.create_scheduler_v2(
         optimizer,
         sched=shape,
@@ -101,15 +102,4 @@ def make_schedule(
         step_on_epochs=False,
         updates_per_epoch=1,
     )
-    return _no_longer_than(made, warmup + decay_steps)
-
-
-class _no_longer_than:
-    """A timm schedule held at its last rate: its own cycle would end one update early."""
-
-    def __init__(self, schedule: Any, length: int) -> None:
-        self._schedule = schedule
-        self._last = length
-
-    def step_update(self, num_updates: int) -> None:
-        self._schedule.step_update(min(num_updates, self._last))
+    return made

@@ -76,12 +76,14 @@ class MoCoGANGenerator(nn.Module):
         self.content_dim = content_dim
         self.motion_dim = motion_dim
         self.num_categories = num_categories
-        self.noise_dim = content_dim + num_categories + motion_dim
+        # Numbers drawn for a clip of one frame: the GRU's start is noise as well as its first step.
+        self.noise_dim = content_dim + num_categories + 2 * motion_dim
+        frame_dim = content_dim + num_categories + motion_dim
 
         self.recurrent = nn.GRUCell(motion_dim, motion_dim)
         widths = [base_channels << level for level in reversed(range(num_doublings))]
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(self.noise_dim, widths[0], 4, bias=False),  # 1x1 -> 4x4
+            nn.ConvTranspose2d(frame_dim, widths[0], 4, bias=False),  # 1x1 -> 4x4
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from zoo.errors import UnknownNameError, ZooError
 from zoo.torchvision_repair import import_timm
@@ -24,7 +24,7 @@ BACKBONES = [
     ("test_resnet", 4),
     ("test_efficientnet", 2),
     ("test_convnext", 1),
-    ("test_mambaout", 1),  # channels last
+    ("test_mambaout", 1),
     ("test_nfnet", 1),
     ("test_vit", 2),
     ("test_vit4", 1),
@@ -80,9 +80,9 @@ def test_large_backbones_take_any_size_on_the_meta_device(backbone: str) -> None
     ],
 )
 def test_a_wrong_option_says_what_exists(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ZooError, match=message) as raised:
+    unknown = message.startswith("Close") or "it has" in message
+    with pytest.raises(UnknownNameError if unknown else ZooError, match=message):
         TimmEncoder(**options)  # type: ignore[arg-type]
-    assert isinstance(raised.value, UnknownNameError) == (options.get("backbone", "x").startswith(("r", "R")))  # type: ignore[attr-defined]
 
 
 def test_a_wrong_size_or_backbone_that_cannot_follow_is_refused() -> None:
@@ -92,9 +92,10 @@ def test_a_wrong_size_or_backbone_that_cannot_follow_is_refused() -> None:
     with pytest.raises(ZooError, match="in_channels=3; the clip has 1"):
         encoder(torch.zeros(1, 1, 2, 8, 8))
     with torch.device("meta"):
-        mixer = TimmEncoder(backbone="mixer_b16_224", temporal_stride=1)
-        with pytest.raises(ZooError, match="cannot take frames of 64x64: Input height"):
-            mixer(torch.zeros(1, 3, 1, 64, 64))
+        for backbone in ("mixer_b16_224", "hiera_tiny_224"):
+            fixed = TimmEncoder(backbone=backbone, temporal_stride=1)
+            with pytest.raises(ZooError, match="cannot take frames of 64x64, only of 224x224"):
+                fixed(torch.zeros(1, 3, 1, 64, 64))
         inception = TimmEncoder(backbone="inception_v3", temporal_stride=1)
         with pytest.raises(ZooError, match=r"not \(16, 16\) as its reduction 4"):
             inception(torch.zeros(1, 3, 1, 64, 64))
@@ -136,9 +137,7 @@ def test_pretrained_weights_come_from_the_hub_cache_or_say_why_not(tmp_path: Pat
     save_file(published.state_dict(), repository / "snapshots" / commit / "model.safetensors")
     found = run_offline(code, tmp_path / "cache")
     assert found.stdout == "", found.stdout + found.stderr
-    from safetensors.torch import load_file
-
     got = load_file(tmp_path / "got.safetensors")
     wanted = published.state_dict()
-    assert "conv1.weight" in got or any("conv1" in name for name in got)
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in got.items())
+    assert "model.conv1.0.weight" in got
+    assert all(torch.equal(tensor, wanted[name.removeprefix("model.")]) for name, tensor in got.items())

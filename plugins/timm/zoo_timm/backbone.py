@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import PluginError, UnknownNameError, ZooError
@@ -58,13 +57,17 @@ class Backbone(nn.Module):
             name,
             pretrained=pretrained and torch.empty(0).device.type != "meta",
             features_only=True,
+            # Of timm's ways to features this one leaves the layers behind the last stage out, so that every
+            # weight learns, and keeps the names that the weights have in timm.
+            feature_cls="getter",
             out_indices=tuple(self.stages),
             in_chans=in_channels,
             **any_size,
         )
         self.channels: list[int] = self.net.feature_info.channels()
         self.reductions: list[int] = self.net.feature_info.reduction()
-        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        self.trained_size: tuple[int, int] = tuple(plan.pretrained_cfg["input_size"][1:])
+        self.any_size = bool(any_size) or not plan.pretrained_cfg.get("fixed_input_size", False)
         self.mean: Tensor
         self.std: Tensor
         for key in ("mean", "std"):
@@ -78,16 +81,18 @@ class Backbone(nn.Module):
         """
         unit_BCHW = x_BCHW * 0.5 + 0.5
         try:
-            features = self.net((unit_BCHW - self.mean) / self.std)
-        except AssertionError as error:  # how timm refuses a size
+            features: list[Tensor] = self.net((unit_BCHW - self.mean) / self.std)
+        except (AssertionError, RuntimeError) as error:
+            # Models of one size refuse another in as many ways as there are models.
+            if self.any_size or tuple(x_BCHW.shape[-2:]) == self.trained_size:
+                raise
             height, width = x_BCHW.shape[-2:]
             raise ZooError(
-                f"timm backbone {self.name!r} cannot take frames of {height}x{width}: {error}. "
-                "Choose a convolutional backbone, such as 'resnet18', or the size it was trained on"
+                f"timm backbone {self.name!r} cannot take frames of {height}x{width}, only of "
+                f"{self.trained_size[0]}x{self.trained_size[1]} ({error}). Choose a backbone that takes any "
+                "size, such as 'resnet18' or 'vit_tiny_patch16_224'"
             ) from error
-        if self.channels_last:
-            return [rearrange(f_BhwD, "b h w d -> b d h w") for f_BhwD in features]
-        return list(features)
+        return features
 
 
 def _check_name(name: str) -> None:
@@ -122,7 +127,7 @@ def _plan(name: str) -> Any:
 
 def _check_stages(name: str, stages: list[int], plan: Any) -> None:
     known = list(getattr(plan, "feature_info", None) or [])
-    if not known:
+    if not known or not hasattr(plan, "forward_intermediates"):
         raise ZooError(f"timm backbone {name!r} offers no features; choose another, such as 'resnet18'")
     if not stages or not set(stages) <= set(range(len(known))) or stages != sorted(set(stages)):
         offers = ", ".join(

@@ -1,0 +1,310 @@
+"""Writes the pages that follow from the code: docs/cli.md, docs/recipe-schema.md, README's model table.
+
+``python docs/generate.py`` writes them; with ``--check`` it leaves with 1 when one of them is out of date,
+which tests/test_docs.py holds too.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from zoo import recipes
+from zoo.cli.common import count
+from zoo.cli.facts import model_facts
+from zoo.cli.group import cli
+from zoo.discovery import list_models
+
+ROOT = Path(__file__).resolve().parent.parent
+START, END = "<!-- models:start -->", "<!-- models:end -->"
+NOTE = "<!-- Written by docs/generate.py. Do not edit. -->"
+
+SHORT_FORMS = {
+    "PartChoice": "A part may be written as its name alone: `quantizer: fsq` is `quantizer: {use: fsq}`.",
+    "DiscriminatorChoice": "One discriminator may be written without the list, and by its name alone.",
+}
+
+
+def pages() -> dict[Path, str]:
+    """Return the text that each generated file should hold, by path."""
+    return {
+        ROOT / "docs" / "cli.md": cli_page(),
+        ROOT / "docs" / "recipe-schema.md": schema_page(),
+        ROOT / "docs" / "recipe.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        ROOT / "README.md": with_model_table((ROOT / "README.md").read_text(encoding="utf-8")),
+    }
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that does something, by its full name, in the order of ``zoo --help``."""
+    context = click.Context(cli, info_name="zoo")
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            inner = click.Context(command, info_name=name, parent=context)
+            for sub in command.list_commands(inner):
+                found = command.get_command(inner, sub)
+                assert found is not None
+                yield f"{name} {sub}", found
+        else:
+            yield name, command
+
+
+def cli_page() -> str:
+    """Return the page on the command line, from the commands themselves."""
+    lines = [NOTE, "", "# The command line", "", *_help(cli), ""]
+    lines += [f"- [`zoo {name}`](#zoo-{name.replace(' ', '-')})" for name, _ in commands()]
+    for name, command in commands():
+        arguments = " ".join(_argument(p) for p in command.params if isinstance(p, click.Argument))
+        lines += [
+            "",
+            f"## zoo {name}",
+            "",
+            "```text",
+            f"zoo {name} {arguments}".strip() + " [OPTIONS]",
+            "```",
+            "",
+        ]
+        lines += _help(command)
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        if options:
+            lines += ["", "| option | meaning |", "|---|---|"]
+            lines += [f"| `{_option(option)}` | {_cell(_meaning(option))} |" for option in options]
+    return "\n".join(lines) + "\n"
+
+
+def _help(command: click.Command) -> list[str]:
+    """Return a command's help as Markdown: paragraphs on one line, the example as a code block."""
+    lines: list[str] = []
+    for block in inspect.cleandoc(command.help or "").split("\n\n"):
+        if block.startswith("\b\n"):
+            title, *example = block.removeprefix("\b\n").splitlines()
+            code = textwrap.dedent("\n".join(example))
+            lines += ["", title, "", "```sh", code, "```"]
+        else:
+            lines += ["", " ".join(block.split())]
+    return lines[1:]
+
+
+def _argument(argument: click.Argument) -> str:
+    name = argument.metavar or str(argument.name).upper()
+    return name if argument.required else f"[{name}]"
+
+
+def _option(option: click.Option) -> str:
+    flags = ", ".join(option.opts)
+    if option.is_flag:
+        return flags
+    if isinstance(option.type, click.Choice):
+        return f"{flags} {'/'.join(map(str, option.type.choices))}"
+    return f"{flags} {option.metavar or option.type.name.upper()}"
+
+
+def _meaning(option: click.Option) -> str:
+    required = " Required." if option.required else ""
+    default = f" {option.default} when left out." if option.show_default else ""
+    return f"{option.help}{required}{default}"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def models() -> list[type[BaseModel]]:
+    """List the classes of the recipe schema: Recipe first, then each where it is first used."""
+    found: list[type[BaseModel]] = []
+
+    def visit(annotation: Any) -> None:
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        if is_model and annotation not in found:
+            found.append(annotation)
+            for field in annotation.model_fields.values():
+                visit(field.annotation)
+        for argument in getattr(annotation, "__args__", ()):
+            visit(argument)
+
+    visit(recipes.Recipe)
+    return found
+
+
+def field_docs(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring under each field of a class and of its bases."""
+    docs: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if not issubclass(cls, BaseModel) or cls is BaseModel:
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+        assert isinstance(body, ast.ClassDef)
+        previous: ast.stmt | None = None
+        for statement in body.body:
+            if (
+                isinstance(previous, ast.AnnAssign)
+                and isinstance(previous.target, ast.Name)
+                and isinstance(statement, ast.Expr)
+                and isinstance(statement.value, ast.Constant)
+            ):
+                docs[previous.target.id] = inspect.cleandoc(str(statement.value.value))
+            previous = statement
+    return docs
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a registry file, for editors that check YAML while one types."""
+    schema = recipes.Recipe.model_json_schema()
+    definitions: dict[str, Any] = schema.pop("$defs")
+    definitions["Recipe"] = schema
+    for model in models():
+        definition = definitions[model.__name__]
+        definition["description"] = _paragraph(model)
+        docs = field_docs(model)
+        for name, field in definition["properties"].items():
+            field.pop("title", None)
+            if name in docs:
+                field["description"] = docs[name]
+    word = {"type": "string", "description": "Name of the part."}
+    for choice in ("PartChoice", "DiscriminatorChoice"):
+        # Left out, `use` is the one of the recipe that this one extends.
+        definitions[choice].pop("required", None)
+        definitions[choice]["additionalProperties"] = True
+    for kind in ("encoder", "quantizer", "decoder", "generator"):
+        schema["properties"][kind]["anyOf"].insert(0, word)
+    one = {"anyOf": [word, {"$ref": "#/$defs/DiscriminatorChoice"}]}
+    discriminator = schema["properties"]["discriminator"]
+    schema["properties"]["discriminator"] = {
+        **{key: discriminator[key] for key in ("description", "default") if key in discriminator},
+        "anyOf": [*one["anyOf"], {"type": "array", "items": one, "maxItems": discriminator["maxItems"]}],
+    }
+    required = schema.pop("required")
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": required}]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Registry of zoo recipes",
+        "type": "object",
+        "properties": {"recipes": {"type": "object", "additionalProperties": {"$ref": "#/$defs/Recipe"}}},
+        "required": ["recipes"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _paragraph(model: type[BaseModel]) -> str:
+    return " ".join(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0].split())
+
+
+def schema_page() -> str:
+    """Return the page on the fields of a recipe, from the schema's own classes."""
+    lines = [
+        NOTE,
+        "",
+        "# The recipe schema",
+        "",
+        "A registry file holds one mapping, `recipes:`, of recipe names to recipes. Every field is listed",
+        "here; any other is an error, which names the file and the line. [add-a-recipe.md](add-a-recipe.md)",
+        "shows how to write one, and `zoo recipe check FILE` checks it. Editors complete and check a file",
+        "that begins with `# yaml-language-server: $schema=PATH/recipe.schema.json`, a copy of",
+        "[recipe.schema.json](recipe.schema.json).",
+        "",
+        "A recipe that `extends` another holds only what differs. Anchors, aliases, tags, merge keys and",
+        "duplicate keys are refused.",
+    ]
+    for model in models():
+        docs = field_docs(model)
+        schema = model.model_json_schema()
+        lines += ["", f"## {model.__name__}", "", _paragraph(model)]
+        if model.__name__ in SHORT_FORMS:
+            lines += ["", SHORT_FORMS[model.__name__]]
+        lines += ["", "| field | value | left out | meaning |", "|---|---|---|---|"]
+        for name, field in model.model_fields.items():
+            value = _value(schema["properties"][name], schema.get("$defs", {}))
+            default = (
+                "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+            )
+            lines.append(f"| `{name}` | {_cell(value)} | {default} | {_cell(docs.get(name, ''))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    return f"`{json.dumps(value)}`"
+
+
+def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """Return what a field may hold, in words, from its JSON Schema."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_value(s, definitions) for s in schema["anyOf"] if s.get("type") != "null")
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        length = f", {schema['minItems']} of them" if schema.get("minItems") else ""
+        most = f", at most {schema['maxItems']}" if schema.get("maxItems") and not length else ""
+        return f"list of {_value(schema['items'], definitions)}{length}{most}"
+    if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"mapping of names to {_value(schema['additionalProperties'], definitions)}"
+    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
+    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in limits.items() if key in schema]
+    return " ".join([words[schema["type"]], *([", ".join(bounds)] if bounds else [])])
+
+
+def model_table() -> str:
+    """Return the table of built-in models as Markdown."""
+    lines = [
+        "| model | family | clip | parameters | compression | measured | paper |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in list_models():
+        facts = model_facts(name)
+        clip = facts["clip"]
+        size = f"{clip['num_frames']}×{clip['height']}×{clip['width']}"
+        small = facts["compression"]
+        ratio = f"{small['ratio']:.0f}:1 at stride {'×'.join(map(str, small['stride']))}" if small else "–"
+        figures = facts["results"][-1]["figures"] if facts["results"] else {}
+        measured = ", ".join(f"{key} {value:g}" for key, value in figures.items()) or "no run yet"
+        paper = f"[link]({facts['paper']})" if facts["paper"] else ""
+        cells = (f"`{name}`", facts["family"], size, count(facts["parameters"]), ratio, measured, paper)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_model_table(text: str) -> str:
+    """Return the README with the model table put between its markers."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise SystemExit(f"README.md has no {START} and {END} to put the model table between")
+    return f"{before}{START}\n{model_table()}\n{END}{after}"
+
+
+def main() -> int:
+    """Write the generated pages, or with ``--check`` say which are out of date."""
+    stale = []
+    for path, text in pages().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path)
+            if "--check" not in sys.argv[1:]:
+                path.write_text(text, encoding="utf-8")
+    for path in stale:
+        print(f"{'out of date' if '--check' in sys.argv[1:] else 'written'}: {path.relative_to(ROOT)}")
+    return 1 if stale and "--check" in sys.argv[1:] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

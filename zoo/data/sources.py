@@ -1,0 +1,156 @@
+"""From a word, a path or an object to clips: `open_clips`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from zoo.data.clips import MAX_BAD, ClipDataset, FileClips, Source
+from zoo.data.container import VideoSource
+from zoo.data.demo import demo_clips
+from zoo.data.folders import FoundFile, canonical, files_of_split, find_files, is_video_name
+from zoo.data.hub import Columns, Rows, choose_split, is_saved, load_datasets, open_hub, open_local
+from zoo.data.moving_mnist import MovingMnist, load_digits
+from zoo.data.stream import ClipStream
+from zoo.errors import DataError
+from zoo.recipes import Clip
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
+_FORMS = (
+    "a folder of videos, one video file, a folder that datasets.save_to_disk wrote, parquet, "
+    "moving-mnist[:DIGITS.npz], demo, user/name on the Hugging Face Hub (stream:user/name reads without downloading)"
+)
+
+
+def open_clips(
+    source: Any,
+    *,
+    clip: Clip,
+    split: str | None = None,
+    seed: int = 0,
+    augment: Sequence[str] = (),
+    cache_mb: float = 512,
+    max_bad: float = MAX_BAD,
+) -> ClipDataset | ClipStream:
+    """Open a source of videos as clips.
+
+    Args:
+        source: A path or name: a folder of videos or images, one video, a folder that
+            ``datasets.save_to_disk`` wrote, a parquet file or folder of them, ``user/name`` or
+            ``user/name:config`` on the Hub, ``demo`` (the shipped clips), ``moving-mnist`` or
+            ``moving-mnist:DIGITS``. ``stream:`` before a Hub name, saved folder or parquet reads it
+            row by row. Or an object: `datasets.Dataset`, `IterableDataset` or a dict of them.
+        clip: Size, length and rate of the clips.
+        split: ``train`` gives clips drawn by chance, changing with the epoch; ``test`` and ``val``
+            give the middle of each held-out video; None the middle of every video. Sources
+            without splits hold out one video in ten (see `zoo.data.folders`).
+        seed: With the epoch and the index it decides which clip is drawn.
+        augment: Changes to training clips: ``flip`` mirrors half of them.
+        cache_mb: Memory for small decoded videos, shared by a loader's workers.
+        max_bad: Largest share of videos that may be unreadable.
+
+    Returns:
+        ClipDataset: Or a `ClipStream` where the source has no length; `make_loader` takes both.
+
+    Raises:
+        DataError: There is no such source, or it holds no videos.
+    """
+    facts: dict[str, Any] = {
+        "clip": clip,
+        "seed": seed,
+        "augment": augment,
+        "max_bad": max_bad,
+        "random": split is not None and canonical(split) == "train",
+    }
+    if not isinstance(source, str | PathLike):
+        return _open_object(source, name=type(source).__name__, split=split, cache_mb=cache_mb, facts=facts)
+    name = fspath(source)
+    if name == "demo":
+        return _open_folder(demo_clips(), "demo", split=split, cache_mb=cache_mb, facts=facts)
+    if name == "moving-mnist" or name.startswith("moving-mnist:"):
+        digits = load_digits(name.partition(":")[2] or None)
+        return MovingMnist(digits, description=f"{name}: made from {len(digits)} digits", **facts)
+    streaming = name.startswith("stream:")
+    path = Path(name.removeprefix("stream:")).expanduser()
+    if path.is_dir() and not is_saved(path) and not _is_parquet_folder(path):
+        if streaming:
+            raise DataError(f"{name}: a folder of video files is read file by file anyway; leave `stream:` out")
+        return _open_folder(path, name, split=split, cache_mb=cache_mb, facts=facts)
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
+        loaded = open_local(path, streaming=streaming)
+        return _open_object(loaded, name=str(path), split=split, cache_mb=cache_mb, facts=facts)
+    if path.exists():
+        return _open_one_file(path, split=split, cache_mb=cache_mb, facts=facts)
+    hub_name = name.removeprefix("stream:")
+    if _HUB_ID.fullmatch(hub_name):
+        loaded = open_hub(hub_name, streaming=streaming)
+        return _open_object(loaded, name=hub_name, split=split, cache_mb=cache_mb, facts=facts)
+    raise DataError(f"{name!r}: there is no such file or folder. Data can be: {_FORMS}")
+
+
+def _is_parquet_folder(path: Path) -> bool:
+    return next(path.rglob("*.parquet"), None) is not None and not find_files(path)
+
+
+def _open_folder(root: Path, name: str, *, split: str | None, cache_mb: float, facts: dict[str, Any]) -> ClipDataset:
+    files = find_files(root)
+    if not files:
+        raise DataError(f"{name}: no videos or images in this folder, by their suffixes (.mp4, .webm, .gif, .png, ...)")
+    chosen, how = files_of_split(files, split)
+    labels = sorted({file.label for file in files if file.label is not None})
+    number = {label: at for at, label in enumerate(labels)}
+    if not chosen:
+        raise DataError(f"{name}: the split {split!r} has no videos ({how})")
+    sources = [
+        Source(file.relative, -1 if file.label is None else number[file.label], _path_of(file)) for file in chosen
+    ]
+    description = f"{name}: {len(chosen)} of {len(files)} files ({how}), {len(labels)} labels"
+    return FileClips(sources, labels=labels, description=description, cache_mb=cache_mb, **facts)
+
+
+def _path_of(file: FoundFile) -> Callable[[], VideoSource]:
+    path = str(file.path)
+    return _Constant(path)
+
+
+class _Constant:
+    """A function that gives one value and, unlike a lambda, reaches spawned workers."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __call__(self) -> str:
+        return self.value
+
+
+def _open_one_file(path: Path, *, split: str | None, cache_mb: float, facts: dict[str, Any]) -> ClipDataset:
+    if not is_video_name(path.name) and not path.is_file():
+        raise DataError(f"{path}: is not a regular file. Data can be: {_FORMS}")
+    source = Source(path.name, -1, _Constant(str(path)))
+    description = f"{path}: one video" + (", for training and test alike" if split else "")
+    return FileClips([source], labels=[], description=description, cache_mb=cache_mb, **facts)
+
+
+def _open_object(
+    loaded: Any, *, name: str, split: str | None, cache_mb: float, facts: dict[str, Any]
+) -> ClipDataset | ClipStream:
+    datasets = load_datasets()
+    parts, still, how = choose_split(loaded, split)
+    kinds = (datasets.Dataset, datasets.IterableDataset)
+    if not parts or not all(isinstance(part, kinds) for part in parts):
+        raise DataError(f"data of type {type(loaded).__name__}. Data can be: {_FORMS}, or a datasets object")
+    try:
+        columns = [Columns(part) for part in parts]
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    how = how or (f"{still}, 1 row in 10 held out by the hash of its number" if still else "all rows")
+    if any(isinstance(part, datasets.IterableDataset) for part in parts):
+        return ClipStream(columns, name=name, split=still, description=f"{name}: a stream ({how})", **facts)
+    rows = Rows(columns, name=name, split=still)
+    description = f"{name}: {len(rows)} rows ({how}), {len(rows.labels)} labels"
+    return FileClips(rows, labels=rows.labels, description=description, cache_mb=cache_mb, **facts)
+
+

@@ -1,0 +1,175 @@
+"""What a run writes down: metrics.jsonl, run.json, the card of its model and the command that goes on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.discovery import DISTRIBUTION
+from zoo.errors import OutputExistsError
+from zoo.files import new_file
+
+METRICS = "metrics.jsonl"
+FACTS = "run.json"
+_OURS = ("checkpoint", "model", "samples", "tensorboard", METRICS, FACTS, "report.html")
+
+
+def refuse_existing_run(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that holds something, or, with `force`, something that is not a run.
+
+    Raises:
+        OutputExistsError: Says how to go on, start again or write elsewhere.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not force:
+        raise OutputExistsError(
+            f"{str(folder)!r} exists; --resume goes on from its checkpoint, --force starts again, --out DIR "
+            "writes elsewhere (resume=True, force=True, out=... in Python)"
+        )
+    if not (folder / FACTS).is_file():
+        raise OutputExistsError(
+            f"{str(folder)!r} exists and is not the folder of a run (it has no {FACTS}), so it is not "
+            "replaced even with --force; give another --out"
+        )
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what a run wrote, and nothing else, from its folder."""
+    for name in _OURS:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class Journal:
+    """Appends to metrics.jsonl, one JSON object a line.
+
+    Args:
+        folder: The run's folder.
+        upto: Lines of later steps are dropped: a resumed run takes those steps again.
+
+    Attributes:
+        lines: Everything in the file.
+    """
+
+    def __init__(self, folder: Path, *, upto: int = 0) -> None:
+        self._path = folder / METRICS
+        self.lines: list[dict[str, Any]] = []
+        if upto and self._path.is_file():
+            for text in self._path.read_text(encoding="utf-8").splitlines():
+                try:
+                    line = json.loads(text)
+                except json.JSONDecodeError:
+                    break  # cut short when the process was killed
+                if line["step"] <= upto:
+                    self.lines.append(line)
+        with new_file(self._path, force=True) as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+
+    def add(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
+        """Append one line: `step`, `kind` ("train" or "eval") and the numbers, null where not finite."""
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        line = {"step": step, "kind": kind, **finite}
+        self.lines.append(line)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Window:
+    """Means of the numbers since the last line of the journal."""
+
+    def __init__(self, sums: Mapping[str, list[float]] | None = None) -> None:
+        self.sums: dict[str, list[float]] = {name: list(pair) for name, pair in (sums or {}).items()}
+
+    def add(self, numbers: Mapping[str, float]) -> None:
+        """Count the numbers of one step."""
+        for name, value in numbers.items():
+            pair = self.sums.setdefault(name, [0.0, 0])
+            pair[0] += value
+            pair[1] += 1
+
+    def take(self) -> dict[str, float]:
+        """Return the means and start anew."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        return means
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write run.json."""
+    with new_file(folder / FACTS, force=True) as path:
+        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in (DISTRIBUTION, "torch", "timm", "datasets", "av"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def describe(device: torch.device) -> str:
+    """Name a device in words."""
+    if device.type == "cuda":
+        return f"{device}: {torch.cuda.get_device_name(device)}"
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    return f"{device}: {platform.machine()}, {cores} cores, {threads} threads"
+
+
+def resume_command(
+    name: object, data: object, folder: Path, *, steps: int | None, overrides: Mapping[str, Any]
+) -> str:
+    """The command that goes on with a run, or the Python call where it began with objects."""
+    if not isinstance(name, str | Path) or not isinstance(data, str | Path):
+        return f"zoo.train(..., out={str(folder)!r}, resume=True)"
+    words = ["zoo", "train", str(name), "--data", str(data), "--out", str(folder)]
+    if steps is not None:
+        words += ["--steps", str(steps)]
+    for path, value in flat(overrides):
+        words += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join([*words, "--resume"])
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, value) of nested mappings."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def card(facts: Mapping[str, Any]) -> str:
+    """The training section of a model's card, in Markdown."""
+    data, evaluation = facts["data"], facts.get("evaluation")
+    lines = [
+        "## Training",
+        "",
+        f"- Data: {data['description']}",
+        f"- Steps: {facts['step']:,} of {facts['steps']:,}, {facts['batch_size']} clips each",
+        f"- Seed: {facts['seed']}",
+        f"- On {facts['device']}, {facts['seconds'] / 3600:.2f} h",
+    ]
+    if evaluation:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in evaluation["values"].items())
+        protocol = evaluation["protocol"]
+        lines += ["", "## Figures", "", figures, ""]
+        lines += [f"- {name}: {text}" for name, text in protocol.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,225 @@
+"""One run at work: steps, logged numbers, evaluations, samples and saves, in the run's folder.
+
+Shape legend: B batch, C colour channels, T H W frames and pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from zoo.assemblies import Assembly, Autoencoder, Gan
+from zoo.errors import TrainingError
+from zoo.training.callbacks import Callbacks
+from zoo.training.checkpoint import save_checkpoint
+from zoo.training.clock import Clock
+from zoo.training.interrupts import Interrupts
+from zoo.training.loop import Numbers, Run, training_step
+from zoo.training.records import Journal, Window, card, write_facts
+from zoo.training.rng import isolated_rng
+from zoo.training.snapshot import take_snapshot
+
+EVAL_CLIPS = 64
+"""Held-out clips measured while training goes on; all of them are at the end."""
+NUM_SAMPLES = 4
+"""Clips written to samples/."""
+_FALLBACK_FPS = 10.0
+
+
+class Session:
+    """Drives a run to its last step and keeps its folder.
+
+    Args:
+        run: State of the run.
+        folder: The run's folder.
+        facts: What run.json says; kept up to date here.
+        heldout: Clips never trained on; None when there are none.
+        callbacks: Who looks on.
+        journal: metrics.jsonl.
+        window: Sums since its last line.
+        progress: Show a bar and what is saved, on standard error.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        folder: Path,
+        facts: dict[str, Any],
+        heldout: Dataset[Any] | None,
+        callbacks: Callbacks,
+        journal: Journal,
+        window: Window,
+        progress: bool,
+    ) -> None:
+        self.run = run
+        self.folder = folder
+        self.facts = facts
+        self.heldout = heldout
+        self.callbacks = callbacks
+        self.journal = journal
+        self.window = window
+        self.progress = progress
+        self.saved_step: int | None = None
+
+    @property
+    def best(self) -> Assembly:
+        """The model to evaluate, save and return: of the moving average where there is one."""
+        return self.run.average.model if self.run.average is not None else self.run.model
+
+    def train(self, batches: Callable[[int], Iterator[Tensor]], interrupts: Interrupts) -> None:
+        """Step until the recipe's last step or an interrupt, logging, evaluating and saving on the way.
+
+        Args:
+            batches: Makes the endless batches from a position on.
+            interrupts: Looked at between steps.
+
+        Raises:
+            TrainingError: A loss, gradient or weight is not finite, or a checkpoint cannot be written.
+        """
+        run, config = self.run, self.run.train
+        self.callbacks.call("on_start", self.folder, self.facts["recipe"], run.step)
+        clock = Clock(self.facts, batches(run.batches))
+        bar = tqdm(
+            total=config.steps,
+            initial=run.step,
+            desc=run.model.name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.progress,
+        )
+        with bar:
+            while run.step < config.steps and interrupts.noted is None:
+                try:
+                    numbers = training_step(run, clock)
+                except Exception:
+                    # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
+                    if interrupts.noted is not None and clock.failed:
+                        break
+                    raise
+                values = _floats(numbers)
+                self.window.add(values)
+                clock.stepped()
+                bar.update()
+                bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                ends = run.step == config.steps
+                if run.step % config.log_every == 0 or ends:
+                    self._log(clock)
+                if run.step % config.save_every == 0 and not ends:
+                    self.save()
+                if config.eval_every and run.step % config.eval_every == 0 and not ends:
+                    self.evaluate(num_clips=EVAL_CLIPS)
+                clock.resume()
+        self.save()
+
+    def save(self) -> None:
+        """Save checkpoint, model and run.json; a checkpoint of this very step is not written twice."""
+        if self.saved_step == self.run.step:
+            return
+        snapshot = take_snapshot(
+            self.run,
+            window=self.window.sums,
+            seconds=self.facts["seconds"],
+            waited=self.facts["waited_seconds"],
+        )
+        save_checkpoint(self.folder / "checkpoint", snapshot)
+        self.saved_step = self.run.step
+        self.facts["step"] = self.run.step
+        self.save_model()
+        self.write()
+        self.callbacks.call("on_save", self.run.step, self.folder)
+
+    def save_model(self) -> None:
+        """Write model/ with a card of the facts so far."""
+        from zoo.weights import save
+
+        try:
+            save(self.best, self.folder / "model", force=True, card=card(self.facts))
+        except OSError as error:
+            raise TrainingError(
+                f"the model {str(self.folder / 'model')!r} cannot be written: {error}; what was there before "
+                "still is. Free some space and go on with --resume"
+            ) from error
+
+    def write(self) -> None:
+        """Write run.json."""
+        write_facts(self.folder, self.facts)
+
+    def evaluate(self, *, num_clips: int | None = None) -> dict[str, Any] | None:
+        """Measure the model on held-out clips and write samples of it; None when there are none.
+
+        Args:
+            num_clips: Clips measured, evenly spaced, without the baselines; all, with them, when left out.
+        """
+        from zoo.metrics import evaluate
+
+        with isolated_rng():
+            self._write_samples()
+            if self.heldout is None:
+                return None
+            metrics = None
+            if num_clips is not None and isinstance(self.best, Autoencoder):
+                metrics = ("psnr", "ssim", "lpips", "codebook")
+            result = evaluate(
+                self.best,
+                self.heldout,
+                metrics=metrics,
+                batch_size=self.run.train.batch_size,
+                num_clips=num_clips,
+                seed=self.run.train.seed,
+                progress=self.progress,
+            )
+        self.run.model.train()
+        values: dict[str, float] = dict(result["values"])
+        self.facts["evaluation"] = {"step": self.run.step, **result}
+        self.journal.add(self.run.step, "eval", values)
+        self.write()
+        self.callbacks.call("on_eval", self.run.step, values)
+        return self.facts["evaluation"]  # type: ignore[no-any-return]
+
+    def _log(self, clock: Clock) -> None:
+        numbers = self.window.take()
+        numbers["lr"] = self.run.player.lr
+        numbers |= clock.numbers()
+        self.journal.add(self.run.step, "train", numbers)
+        self.callbacks.call("on_log", self.run.step, numbers)
+
+    @torch.no_grad()
+    def _write_samples(self) -> None:
+        """Write a few clips: originals once, reconstructions (or a GAN's samples) for this step."""
+        from zoo.data import write_video
+
+        folder = self.folder / "samples"
+        fps = self.run.model.recipe.clip.fps or _FALLBACK_FPS
+        model = self.best.eval()
+        clips: dict[str, Tensor] = {}
+        if isinstance(model, Gan):
+            clips[f"step-{self.run.step:08d}"] = model.sample(NUM_SAMPLES, seed=self.run.train.seed)
+        elif self.heldout is not None:
+            length = len(self.heldout)  # type: ignore[arg-type]
+            num = min(NUM_SAMPLES, length)
+            chosen = [index * length // num for index in range(num)]
+            x_BCTHW = torch.stack([self.heldout[index]["x_CTHW"] for index in chosen]).to(self.run.device)
+            assert isinstance(model, Autoencoder)
+            clips["original"] = x_BCTHW
+            clips[f"step-{self.run.step:08d}"] = model.reconstruct(x_BCTHW)
+        self.run.model.train()
+        for name, x_BCTHW in clips.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for index, x_CTHW in enumerate(x_BCTHW.float().clamp(-1, 1).cpu()):
+                path = folder / name / f"{index}.mp4"
+                if name != "original" or not path.exists():
+                    path.unlink(missing_ok=True)
+                    write_video(path, x_CTHW, fps)
+
+
+def _floats(numbers: Numbers) -> dict[str, float]:
+    """Fetch all numbers from the device at once."""
+    values = torch.stack([value.detach().float().reshape(()) for value in numbers.values()]).tolist()
+    return dict(zip(numbers, values, strict=True))

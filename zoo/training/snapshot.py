@@ -1,0 +1,126 @@
+"""From a run to a checkpoint's content and back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from zoo.errors import TrainingError
+from zoo.recipes import Recipe
+from zoo.training.checkpoint import Snapshot, pack, unpack
+from zoo.training.ema import own_tensors
+from zoo.training.loop import Run
+from zoo.training.records import flat
+from zoo.training.rng import restore_rng_state, rng_state
+
+MAY_DIFFER = (
+    "summary",
+    "extends",
+    "paper",
+    "parameters",
+    "results",
+    "train.steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.save_every",
+)
+"""Fields of a recipe that a resumed run may change: they change no step already taken."""
+
+
+def take_snapshot(run: Run, **more: Any) -> Snapshot:
+    """Copy everything a run is made of.
+
+    Schedules are functions of the step and keep no state of their own.
+
+    Args:
+        run: The run, between two steps.
+        **more: Plain data to keep beside it.
+
+    Raises:
+        TrainingError: A weight is not finite.
+    """
+    for name, parameter in run.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(
+                f"step {run.step}: {name} is not finite, so no checkpoint was made of it; the last good one "
+                "is still there. Go on from it with a lower rate (train.optimizer.lr)"
+            )
+    optimizers = {"model": run.player.optimizer.state_dict()}
+    if run.opponent is not None:
+        optimizers["discriminator"] = run.opponent.optimizer.state_dict()
+    optimizer_state, optimizer_tensors = pack(optimizers)
+    rng_tensors, rng_plain = rng_state()
+    tensors = {"model": dict(run.model.state_dict()), "optimizers": optimizer_tensors, "rng": rng_tensors}
+    state = {
+        "name": run.model.name,
+        "recipe": run.model.recipe.model_dump(mode="json"),
+        "step": run.step,
+        "batches": run.batches,
+        "optimizers": optimizer_state,
+        "rng": rng_plain,
+        **more,
+    }
+    if run.average is not None:
+        tensors["ema"] = run.average.tensors()
+        state["ema_updates"] = run.average.updates
+    return Snapshot(tensors, state)
+
+
+def restore(run: Run, snapshot: Snapshot) -> None:
+    """Put a run, and the global random generators, back to where a snapshot was taken.
+
+    The recipes have to be the same: `refuse_other_recipe` says so first.
+    """
+    state, tensors = snapshot.state, snapshot.tensors
+    run.model.load_state_dict(tensors["model"])
+    optimizers = unpack(state["optimizers"], tensors["optimizers"])
+    run.player.optimizer.load_state_dict(optimizers["model"])
+    if run.opponent is not None:
+        run.opponent.optimizer.load_state_dict(optimizers["discriminator"])
+    if run.average is not None:
+        mine = own_tensors(run.average.model)
+        for name, tensor in mine.items():
+            tensor.copy_(tensors["ema"][name])
+        run.average.updates = state["ema_updates"]
+    run.step, run.batches = state["step"], state["batches"]
+    restore_rng_state(tensors["rng"], state["rng"])
+
+
+def refuse_other_recipe(snapshot: Snapshot, recipe: Recipe, *, folder: str) -> None:
+    """Refuse to go on with a checkpoint of another recipe.
+
+    Raises:
+        TrainingError: Names every field that differs, with both values.
+    """
+    asked = dict(_fields(recipe.model_dump(mode="json")))
+    saved = dict(_fields(snapshot.state["recipe"]))
+    differing = [
+        f"{path} is {_value(saved, path)} there and {_value(asked, path)} here"
+        for path in dict.fromkeys(itertools.chain(saved, asked))
+        if _value(saved, path) != _value(asked, path)
+    ]
+    if differing:
+        raise TrainingError(
+            f"the checkpoint in {folder!r} is of another recipe ({snapshot.state['name']!r}): "
+            f"{'; '.join(differing)}. Give the same name and settings (run.json there holds the command), or "
+            "train elsewhere with --out"
+        )
+
+
+def _fields(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    def listed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: listed(item) for key, item in value.items()}
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            return {str(index): listed(item) for index, item in enumerate(value)}
+        return value
+
+    skipped = tuple(f"{path}." for path in MAY_DIFFER)
+    return [(path, value) for path, value in flat(listed(recipe)) if not f"{path}.".startswith(skipped)]
+
+
+def _value(fields: Mapping[str, Any], path: str) -> str:
+    return repr(fields[path]) if path in fields else "not set"

@@ -1,0 +1,278 @@
+"""`zoo.train`: from the name of a recipe and a source of clips to a trained model in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo.building import build, resolve_recipe
+from zoo.errors import TrainingError
+from zoo.training.callbacks import Callbacks, callbacks_of_plugins
+from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
+from zoo.training.clips import Clips, open_data
+from zoo.training.interrupts import Interrupts
+from zoo.training.loop import start
+from zoo.training.objectives import check_objective
+from zoo.training.records import (
+    Journal,
+    Window,
+    clear_run,
+    describe,
+    refuse_existing_run,
+    resume_command,
+    versions,
+)
+from zoo.training.rng import isolated_rng
+from zoo.training.session import Session
+from zoo.training.snapshot import refuse_other_recipe, restore
+
+if TYPE_CHECKING:
+    from zoo.assemblies import Assembly
+    from zoo.recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run gave.
+
+    Attributes:
+        folder: The run's folder; `zoo.load` reads it.
+        model: The trained model, in evaluation mode; of the moving average where there is one.
+        history: The lines of metrics.jsonl.
+        figures: Measured on held-out clips, by name; empty when there were none, or no time to.
+        step: Steps taken.
+        interrupted: Whether Ctrl-C or SIGTERM ended the run; everything is saved.
+        resume_command: What to type to go on.
+    """
+
+    folder: Path
+    model: Assembly
+    history: list[dict[str, Any]]
+    figures: dict[str, float]
+    step: int
+    interrupted: bool
+    resume_command: str
+
+
+def train(
+    name: str | Path | Recipe | Mapping[str, Any],
+    *,
+    data: Any,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    init: Mapping[str, str | Path] | None = None,
+    progress: bool = True,
+    num_workers: int | None = None,
+    device: str | torch.device | None = None,
+    callbacks: Iterable[Any] = (),
+    **overrides: Any,
+) -> TrainResult:
+    """Train a model, keeping everything in one folder (see `zoo.training`).
+
+    The same recipe, data and seed give the same weights on the same machine, interrupted or not. The
+    caller's random generators are left as they were.
+
+    Args:
+        name: Recipe, as for `zoo.build`.
+        data: Source of clips, as for `zoo.data.open_clips`, or a data set of clips.
+        out: Folder of the run; ``runs/<name>`` when left out.
+        steps: Updates of the model, instead of the recipe's. With `resume` it may be raised; a schedule
+            that decays is then stretched from here on.
+        resume: Go on from the checkpoint in `out`.
+        force: Replace the run that is in `out`.
+        init: Model folders to take parts from, as for `zoo.build`; a resumed run has them already.
+        progress: Show a bar and messages on standard error.
+        num_workers: Processes that decode clips; chosen by the number of cores when left out.
+        device: Where to train; a CUDA device when there is one, or else the CPU.
+        callbacks: `zoo.training.Callback` objects, or names: ``("tensorboard",)``.
+        **overrides: Changes to the recipe, as for `zoo.build`.
+
+    Raises:
+        OutputExistsError: `out` exists, and neither `resume` nor `force` is given.
+        TrainingError: The objective does not suit the parts, a loss is not finite, or the checkpoint is
+            missing, damaged or of another recipe.
+        ZooError: As `zoo.build` and `zoo.data.open_clips`.
+    """
+    changes = _with_steps(overrides, steps)
+    resolved = resolve_recipe(name, changes)
+    recipe = resolved.recipe
+    check_objective(resolved.name, recipe)
+    folder = Path(out) if out is not None else Path("runs") / resolved.name
+    snapshot = _checkpoint(folder, recipe, resume=resume, force=force)
+    onto = _device(device)
+    watchers = Callbacks(callbacks, callbacks_of_plugins(recipe.model_dump(mode="json")))
+    with contextlib.closing(open_data(data, recipe, num_workers=num_workers)) as clips:
+        model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
+        facts = _facts(model, clips, onto)
+        command = resume_command(name, data, folder, steps=steps, overrides=overrides)
+        facts |= {"resume_command": command, "command": command.removesuffix(" --resume")}
+        with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
+            run = start(model, onto)
+            session = Session(
+                run,
+                folder=folder,
+                facts=facts,
+                heldout=clips.heldout,
+                callbacks=watchers,
+                journal=_journal(folder, snapshot),
+                window=Window(snapshot.state["window"] if snapshot else None),
+                progress=progress,
+            )
+            if snapshot is not None:
+                restore(run, snapshot)
+                _go_on(session, snapshot)
+            return _run(session, clips, interrupts, watchers, command)
+
+
+def _run(
+    session: Session, clips: Clips, interrupts: Interrupts, watchers: Callbacks, command: str
+) -> TrainResult:
+    """Train, measure, save and report, writing down in run.json how it ended."""
+    facts = session.facts
+    evaluation: dict[str, Any] | None = None
+    try:
+        session.write()
+        session.train(clips.batches, interrupts)
+        facts["skipped"] = clips.skipped()
+        if interrupts.noted is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                evaluation = session.evaluate()
+                session.save_model()
+                facts["status"] = "finished"
+        if facts["status"] != "finished":
+            facts["status"] = "interrupted"
+    except BaseException as error:
+        facts["status"] = f"stopped: {type(error).__name__}: {error}".rstrip(": ")
+        facts["skipped"] = clips.skipped()
+        session.write()
+        raise
+    session.write()
+    _report(session)
+    result = TrainResult(
+        folder=session.folder,
+        model=session.best.eval(),
+        history=session.journal.lines,
+        figures=dict(evaluation["values"]) if evaluation else {},
+        step=session.run.step,
+        interrupted=facts["status"] == "interrupted",
+        resume_command=command,
+    )
+    watchers.call("on_end", result)
+    if session.progress:
+        print(_last_words(result, interrupts), file=sys.stderr)
+    return result
+
+
+def _last_words(result: TrainResult, interrupts: Interrupts) -> str:
+    if result.interrupted:
+        why = f" by {interrupts.noted}" if interrupts.noted else ""
+        return f"interrupted{why} at step {result.step}; all is saved. Go on with:\n  {result.resume_command}"
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in result.figures.items())
+    return f"trained {result.step} steps: {result.folder}" + (f" ({figures})" if figures else "")
+
+
+def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Snapshot | None:
+    """Load the checkpoint to go on from, or see to it that there is nothing to overwrite."""
+    if resume and force:
+        raise TrainingError("resume goes on with the run that is there, force replaces it; give one of them")
+    if not resume:
+        refuse_existing_run(folder, force=force)
+        return None
+    remove_leftovers(folder / "checkpoint")
+    snapshot = load_checkpoint(folder / "checkpoint")
+    refuse_other_recipe(snapshot, recipe, folder=str(folder))
+    return snapshot
+
+
+def _journal(folder: Path, snapshot: Snapshot | None) -> Journal:
+    if snapshot is not None:
+        return Journal(folder, upto=snapshot.state["step"])
+    clear_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Journal(folder)
+
+
+def _go_on(session: Session, snapshot: Snapshot) -> None:
+    """Take over what the run's first part wrote down."""
+    state, facts = snapshot.state, session.facts
+    facts |= {"seconds": state["seconds"], "waited_seconds": state["waited"], "step": state["step"]}
+    facts["resumed_at"] = [*state["resumed_at"], state["step"]]
+    facts["started"] = state["started"]
+    if state["data"] != facts["data"]["description"]:
+        warnings.warn(
+            f"the run began on other clips ({state['data']}); it goes on with {facts['data']['description']}",
+            stacklevel=4,
+        )
+
+
+def _with_steps(overrides: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    if steps is None:
+        return dict(overrides)
+    section = overrides.get("train", {})
+    if not isinstance(section, Mapping):
+        raise TrainingError(f"train is {section!r}; it must be a mapping of the recipe's training settings")
+    return {**overrides, "train": {**section, "steps": steps}}
+
+
+def _device(asked: str | torch.device | None) -> torch.device:
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(asked)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        reason = str(error).split("\n")[0]
+        raise TrainingError(
+            f"device {str(asked)!r} cannot be used: {reason}. There is {', '.join(there)}"
+        ) from error
+    return found
+
+
+def _facts(model: Assembly, clips: Clips, device: torch.device) -> dict[str, Any]:
+    """What run.json says from the start."""
+    recipe = model.recipe
+    judges = sum(parameter.numel() for parameter in model.discriminator.parameters())
+    return {
+        "format": 1,
+        "name": model.name,
+        "assembly": recipe.assembly,
+        "status": "running",
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "resumed_at": [],
+        "step": 0,
+        "steps": recipe.train.steps,
+        "batch_size": recipe.train.batch_size,
+        "seed": recipe.train.seed,
+        "seconds": 0.0,
+        "waited_seconds": 0.0,
+        "steps_per_s": None,
+        "data_wait_share": None,
+        "parameters": model.num_parameters(),
+        "discriminator_parameters": judges,
+        "device": describe(device),
+        "versions": versions(),
+        "data": clips.facts(),
+        "skipped": [],
+        "evaluation": None,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _report(session: Session) -> None:
+    from zoo.report import write_report
+
+    try:
+        write_report(session.folder)
+    except Exception as error:  # the model is trained and saved: a page must not take that away
+        warnings.warn(f"report.html was not written: {type(error).__name__}: {error}", stacklevel=3)
