@@ -293,7 +293,11 @@ def _batches(
     from tqdm import tqdm
 
     loader: DataLoader[Any] = DataLoader(
-        Subset(dataset, chosen), batch_size=batch_size, num_workers=num_workers, collate_fn=_stack
+        Subset(dataset, chosen),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_stack,
+        generator=torch.Generator(),  # or else it draws from the global one
     )
     yield from tqdm(loader, desc="evaluating", unit="batch", disable=not progress, leave=False)
 

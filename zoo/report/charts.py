@@ -79,13 +79,15 @@ def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
     shares = _ranked_shares(histogram)
     if not shares:
         return Markup("")
-    size = len(shares)
+    size, used = len(shares), sum(share > 0 for share in shares)
     even = 1 / size
-    top = max(shares[0], 1.3 * even)
-    frame = _Frame(x=(0, size), y=(0.0, top * 1.05), x_log=False, y_log=False)
+    # Where most codes are never used, they would squeeze those that are into a corner.
+    shown = size if used > size / 3 else min(size, max(used + used // 10, 16))
+    frame = _Frame(x=(0, shown), y=(0.0, max(shares[0], 1.3 * even) * 1.05), x_log=False, y_log=False)
     # A few hundred columns at most, each as high as the mean of the codes in it.
-    edges = sorted({round(i * size / min(size, 220)) for i in range(min(size, 220) + 1)})
-    parts = [frame.axes("code, most used first", "share of tokens", percent=True)]
+    columns = min(shown, 220)
+    edges = sorted({round(i * shown / columns) for i in range(columns + 1)})
+    parts = [frame.axes(_code_axis(shown, size), "share of tokens", percent=True)]
     _, floor = frame.place(0, 0)
     for left, right in itertools.pairwise(edges):
         share = sum(shares[left:right]) / (right - left)
@@ -100,7 +102,7 @@ def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
             )
         )
     x0, y = frame.place(0, even)
-    x1, _ = frame.place(size, even)
+    x1, _ = frame.place(shown, even)
     parts.append(
         Markup('<line class="even" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>').format(*map(_short, (x0, x1, y)))
     )
@@ -109,10 +111,13 @@ def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
             _short(x1), _short(y - 5), _percent(even)
         )
     )
-    used = sum(share > 0 for share in shares)
     return _svg(
         parts, f"share of tokens by code: {used} of {size} ranks used, the largest {_percent(shares[0])}"
     )
+
+
+def _code_axis(shown: int, size: int) -> str:
+    return "code, most used first" + (f"; {size - shown:,} more are never used" if shown < size else "")
 
 
 def number(value: float) -> str:
@@ -160,7 +165,7 @@ class _Frame:
                     _percent(value) if percent else number(value),
                 )
             )
-        for value in _ticks(self.x, log=self.x_log, wanted=5):
+        for value in _ticks(self.x, log=self.x_log):
             x, _ = self.place(value, self.y[0])
             parts.append(
                 Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
@@ -240,7 +245,7 @@ def _share(value: float, limits: tuple[float, float], log: bool) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def _ticks(limits: tuple[float, float], *, log: bool, wanted: int = 4) -> list[float]:
+def _ticks(limits: tuple[float, float], *, log: bool, wanted: int = 5) -> list[float]:
     low, high = limits
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -258,16 +263,22 @@ def _ticks(limits: tuple[float, float], *, log: bool, wanted: int = 4) -> list[f
 
 
 def _smoothed(points: Points, *, log: bool) -> Points:
-    """An exponential moving average (of logarithms on a log scale), without a start towards zero."""
-    keep = 1 - 1 / max(2.0, len(points) / 40)
+    """A moving average (of logarithms on a log scale) that looks both ways, so that it does not lag."""
+    values = [math.log(y) if log else y for _, y in points]
+    keep = 1 - 1 / max(2.0, len(points) / 60)
+    ahead, behind = _average(values, keep), _average(values[::-1], keep)[::-1]
+    means = [(a[0] + b[0]) / (a[1] + b[1]) for a, b in zip(ahead, behind, strict=True)]
+    return [(x, math.exp(mean) if log else mean) for (x, _), mean in zip(points, means, strict=True)]
+
+
+def _average(values: list[float], keep: float) -> list[tuple[float, float]]:
+    """Exponentially weighted sums of what came before, each with the sum of its weights."""
     total = weight = 0.0
-    result = []
-    for x, y in points:
-        total = keep * total + (1 - keep) * (math.log(y) if log else y)
-        weight = keep * weight + (1 - keep)
-        mean = total / weight
-        result.append((x, math.exp(mean) if log else mean))
-    return result
+    sums = []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        sums.append((total, weight))
+    return sums
 
 
 def _thinned(points: Points) -> Points:

@@ -71,7 +71,7 @@ def tiles(values: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Tile
         result.append(Tile("codes used", f"{100 * used:.0f}", "%", note))
     bits = values.get("bits_per_pixel")
     if is_number(bits):
-        result.append(Tile("stored", f"{bits:.3g}", "bits/pixel", f"1 : {24 / bits:,.0f} of 24-bit RGB"))
+        result.append(Tile("stored", f"{bits:.3g}", "bit/px", f"1/{24 / bits:,.0f} of 24-bit RGB"))
     diversity, real = values.get("lpips_diversity"), values.get("lpips_diversity_of_real_clips")
     if is_number(diversity):
         note = f"real clips: {real:.3f}" if is_number(real) else ""

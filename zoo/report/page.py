@@ -158,10 +158,10 @@ def _chart_groups(run: RunFolder) -> list[_Group]:
     ]
 
 
-def _charts(series: Mapping[str, Points], *, dots: bool = False) -> list[_Chart]:
+def _charts(series: Mapping[str, Points], *, dots: bool = False, log: bool | None = False) -> list[_Chart]:
     charts = []
     for name, points in series.items():
-        svg = line_chart(points, x_label="step", y_label=with_unit(name), dots=dots)
+        svg = line_chart(points, x_label="step", y_label=with_unit(name), dots=dots, log=log)
         if svg:
             charts.append(_Chart(display_name(name), svg))
     return charts
@@ -190,8 +190,8 @@ def _codebook(evaluation: Mapping[str, Any]) -> _Codebook | None:
     text = f"{used:,} of {size:,} codes occur in {sum(map(sum, histogram)):,} tokens of held-out clips."
     if is_number(perplexity) and is_number(entropy):
         text += (
-            f" Perplexity {perplexity:.1f}, as if that many codes were used evenly: {entropy:.2f} bits of the "
-            f"{math.log2(len(histogram[0])):.2f} that a token is stored in."
+            f" Perplexity {perplexity:.1f}, as if that many codes were used evenly: {entropy:.2f} bits of "
+            f"the {math.log2(len(histogram[0])):.2f} that a token is stored in."
         )
     if len(histogram) > 1:
         text += f" Mean over {len(histogram)} codebooks."
@@ -199,17 +199,16 @@ def _codebook(evaluation: Mapping[str, Any]) -> _Codebook | None:
 
 
 def _protocol(evaluation: Mapping[str, Any], strips: Strips) -> list[tuple[str, str]]:
-    rows = _rows(_mapping(evaluation.get("protocol")))
+    protocol = _mapping(evaluation.get("protocol"))
+    rows = _rows(protocol, without={"num_clips", "of_clips", "choice"})
+    if "num_clips" in protocol:
+        measured = f"{protocol['num_clips']} of {protocol.get('of_clips', '?')}, {protocol.get('choice', '')}"
+        rows.insert(0, ("clips measured", measured.rstrip(", ")))
     rows += [(f"{name} left out", str(why)) for name, why in _mapping(evaluation.get("left_out")).items()]
     if is_number(evaluation.get("step")):
         rows.insert(0, ("measured at step", f"{evaluation['step']:,}"))
     if any(strip.note for strip in strips.strips):
-        rows.append(
-            (
-                "videos on this page",
-                "H.264, each pixel enlarged; no figure is taken from them",
-            )
-        )
+        rows.append(("videos", "H.264, each pixel enlarged; no figure is taken from them"))
     return rows
 
 
