@@ -190,7 +190,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path}: format {config['format']}; this version reads {FORMAT}: pip install -U {DISTRIBUTION}"
         )
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Quantizer(nn.Module):
         return rearrange(self.codes[indices_Bqthw[:, 0]], "B t h w D -> B D t h w")
 
     def forward(self, z_BDthw: Tensor) -> Quantized:
-        with torch.autocast(z_BDthw.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             z_BDthw = z_BDthw.float()
             indices = self.nearest(z_BDthw)
             codes = self.lookup(indices)
@@ -99,7 +99,11 @@ class Quantizer(nn.Module):
 
 
 class Continuous(nn.Module):
-    latent_dim, codebook_size, num_codebooks, continuous = 4, 0, 0, True
+    codebook_size, num_codebooks, continuous = 0, 0, True
+
+    def __init__(self, *, latent_dim: int = 4) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
 
     def forward(self, z_BDthw: Tensor) -> Quantized:
         z = z_BDthw.float()
@@ -114,6 +118,10 @@ class Generator(nn.Module):
         self.noise_dim, self.out_channels, self.size_HW = content_dim + motion_dim, 3, (8, 16)
         self.content_dim, self.motion_dim = content_dim, motion_dim
         self.frame = nn.Linear(self.noise_dim, 3 * 8 * 16)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.frame.weight
 
     def draw_noise(
         self,

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import TYPE_CHECKING
+
 import click
 
-from zoo.cli.common import json_option, print_json
+from zoo.cli.common import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from zoo.data import FileReport
 
 
 @click.group("data")
@@ -21,13 +27,38 @@ def data() -> None:
 @click.argument("source", metavar="PATH")
 @json_option
 def check(source: str, as_json: bool) -> int:
-    """Read every video of PATH and say what is there, and which files cannot be used and why.
+    """Read every video to its end and say which cannot be used.
 
-    PATH is anything zoo train takes for --data. Leaves with 1 when a file cannot be used.
+    PATH is a folder of videos, one video, a folder that datasets.save_to_disk wrote, parquet, or demo. Leaves
+    with 1 when a video cannot be used.
 
     \b
     Example:
       zoo data check clips/
       zoo data check clips/ --json
     """
-    raise NotImplementedError(print_json)
+    from tqdm import tqdm
+
+    from zoo.data import iter_check
+
+    reports = list(tqdm(iter_check(source), desc="reading", unit=" videos", leave=False, disable=None))
+    bad = [report for report in reports if not report.ok]
+    if as_json:
+        print_json({"source": source, "valid": not bad, "videos": [report.as_dict() for report in reports]})
+    else:
+        _print(reports, bad)
+    return 1 if bad else 0
+
+
+def _print(reports: list[FileReport], bad: list[FileReport]) -> None:
+    good = [report for report in reports if report.ok]
+    for report in bad:
+        click.echo(f"BAD  {report.source}\n  {report.reason}")
+    for report in good:
+        if report.notes:
+            click.echo(f"odd  {report.source}: {'; '.join(report.notes)}")
+    minutes = sum(report.duration_s for report in good) / 60
+    frames = sum(report.num_frames for report in good)
+    click.echo(f"\n{len(good)} of {len(reports)} videos are usable: {frames:,} frames, {minutes:.1f} minutes")
+    sizes = Counter(f"{report.width}x{report.height} at {report.fps:.3g} frames a second" for report in good)
+    print_table([(f"{number}", size) for size, number in sizes.most_common(10)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import click
@@ -39,12 +40,26 @@ def eval_command(
     from zoo.data import open_clips
     from zoo.metrics import evaluate
 
-    dataset = open_clips(source, clip=loaded.recipe.clip, split=split)
+    dataset: Any = open_clips(source, clip=loaded.recipe.clip, split=split)
+    if not hasattr(dataset, "__len__"):
+        if num_clips is None:
+            raise click.UsageError(
+                f"{source} is a stream and has no end; say how much of it: --num-clips 256"
+            )
+        dataset = _First(dataset, num_clips)
     result = evaluate(loaded, dataset, num_clips=num_clips, progress=True)
     if as_json:
         print_json(result)
     else:
         _print(result)
+
+
+class _First(list[Any]):
+    """The first clips of a stream."""
+
+    def __init__(self, stream: Any, number: int) -> None:
+        super().__init__(itertools.islice(stream, number))
+        self.description = f"{stream.description}: the first {len(self)}"
 
 
 def _print(result: dict[str, Any]) -> None:

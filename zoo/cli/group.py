@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from zoo.cli.common import INTERRUPTED
-from zoo.errors import OutputExistsError, UnknownNameError, ZooError
+from zoo.errors import OutputExistsError, RecipeError, UnknownNameError, ZooError
 
 COMMANDS = {
     "list": "zoo.cli.list:list_command",
@@ -31,6 +32,10 @@ COMMANDS = {
     "data": "zoo.cli.data:data",
 }
 """Every command, in the order of ``zoo --help``, and where it lives."""
+
+
+OVERRIDE = "override"
+"""Where errors place a value that came from ``--set`` and not from a line of a file."""
 
 
 class ZooGroup(click.Group):
@@ -80,7 +85,7 @@ class ZooGroup(click.Group):
 def explain(error: Exception) -> str | None:
     """Return what to tell the user, or None for an error that is not theirs to mend."""
     if isinstance(error, ZooError):
-        return str(error)
+        return re.sub(rf"^{OVERRIDE}: ", "--set: ", str(error), flags=re.MULTILINE)
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
@@ -93,6 +98,8 @@ def explain(error: Exception) -> str | None:
 
 def exit_code(error: Exception) -> int:
     """Return 2 when the words on the command line are wrong, 1 when the thing they name is."""
+    if isinstance(error, RecipeError) and str(error).startswith(f"{OVERRIDE}: "):
+        return 2
     return 2 if isinstance(error, UnknownNameError | OutputExistsError) else 1
 
 
@@ -111,6 +118,6 @@ def cli() -> None:
       zoo train vqvae-video-tiny --data clips/ --out runs/first
       zoo reconstruct runs/first in.mp4 out.mp4 --side-by-side
 
-    Exit codes: 0 fine, 1 the thing asked about is bad, 2 wrong usage (an unknown command, option,
-    name or path, or an output that exists), 130 interrupted. ZOO_DEBUG=1 shows tracebacks.
+    Exit codes: 0 fine, 1 the thing asked about is bad, 2 wrong usage (an unknown command, option, model
+    or part, or an output that exists), 130 interrupted. ZOO_DEBUG=1 shows tracebacks.
     """

@@ -40,7 +40,7 @@ def load_autoencoder(reference: str, device: str | None) -> Autoencoder:
             f"{reference} is a {model.recipe.assembly}: it makes videos out of noise and has no encoder. "
             f"Type: zoo sample {reference} OUT.mp4"
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def load_gan(reference: str, device: str | None) -> Gan:
@@ -51,7 +51,7 @@ def load_gan(reference: str, device: str | None) -> Gan:
             f"{reference} is an {model.recipe.assembly}: it encodes and decodes videos and makes no "
             f"new ones. Type: zoo reconstruct {reference} IN.mp4 OUT.mp4"
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def load_model(reference: str, device: str | None) -> Any:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import click
 
+from zoo.cli.common import force_option
+
 
 @click.command("new-plugin")
 @click.argument("name")
-def new_plugin(name: str) -> None:
+@force_option
+def new_plugin(name: str, force: bool) -> None:
     """Start a plugin package of your own.
 
-    Writes a complete one, ready to install and check, into a folder called NAME.
+    Writes a complete one, with a working quantizer called NAME to change, into a folder called NAME.
 
     \b
     Example:
-      zoo new-plugin my-quantizer
-      pip install -e my-quantizer
-      zoo check my-quantizer
+      zoo new-plugin my-vq
+      pip install -e my-vq
+      zoo check my-vq
     """
-    raise NotImplementedError
+    from zoo.new_plugin import new_plugin as write_plugin
+
+    folder = write_plugin(name, force=force)
+    click.echo(folder)
+    click.echo(f"Install and check it:\n  pip install -e {name}\n  zoo check {name}", err=True)

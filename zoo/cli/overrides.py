@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -33,14 +34,23 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     ``{"quantizer": {"use": "fsq", "levels": [8, 5, 5, 5]}}``, in either order.
 
     Raises:
-        click.UsageError: A word is not ``path=value``, or two of them contradict each other.
+        click.UsageError: A word is not ``path=value``, no field of a recipe, or contradicts another one.
     """
+    from zoo.recipes import Recipe
+
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         keys = [key.strip() for key in path.split(".")]
         if not equals or not all(keys):
             raise click.UsageError(f"--set {assignment!r} is not PATH=VALUE. Write for example {EXAMPLE}.")
+        if keys[0] not in Recipe.model_fields:
+            close = difflib.get_close_matches(keys[0], Recipe.model_fields, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            known = ", ".join(Recipe.model_fields)
+            raise click.UsageError(
+                f"--set {assignment!r}: a recipe has no field {keys[0]!r}.{hint} Fields: {known}."
+            )
         try:
             value = parse_value(text)
         except RecipeError as error:

@@ -58,7 +58,7 @@ def reconstruct(
     writer = VideoWriter(output, fps=info.fps, force=force)
     autoencoder = load_autoencoder(model, device)
     clip = autoencoder.recipe.clip
-    codebook_size = int(autoencoder.quantizer.codebook_size)  # type: ignore[arg-type]
+    codebook_size = int(autoencoder.quantizer.codebook_size)
     target = next(autoencoder.parameters()).device
     squared_error, values, bits = 0.0, 0, 0.0
     with (
@@ -102,28 +102,26 @@ def reconstruct(
 def windows(frames: Iterator[Frame], *, num_frames: int, channels: int) -> Iterator[Tensor]:
     """Yield a video as x_CTHW in [-1, 1], `num_frames` at a time; the last window may be shorter.
 
-    Raises:
-        DataError: The size of the frames changes on the way.
+    A frame of another size than the first is scaled to it.
     """
     import itertools
 
-    import numpy as np
     import torch
+    import torch.nn.functional as F
 
     from zoo.data import to_float
-    from zoo.errors import DataError
 
     size: tuple[int, ...] | None = None
     while window := list(itertools.islice(frames, num_frames)):
+        pixels = []
         for frame in window:
-            size = size or frame.pixels_HWC.shape
-            if frame.pixels_HWC.shape != size:
-                (old_h, old_w, _), (h, w, _) = size, frame.pixels_HWC.shape
-                raise DataError(
-                    f"the frames change from {old_w}x{old_h} to {w}x{h} at {frame.time_s:.2f} s; convert the "
-                    "video to one size first"
-                )
-        x_CTHW = to_float(torch.from_numpy(np.stack([frame.pixels_HWC for frame in window])))
+            x_CTHW = to_float(torch.from_numpy(frame.pixels_HWC)[None])
+            size = size or x_CTHW.shape[2:]
+            if x_CTHW.shape[2:] != size:
+                x_CTHW = F.interpolate(x_CTHW.transpose(0, 1), size, mode="bilinear", antialias=True)
+                x_CTHW = x_CTHW.transpose(0, 1)
+            pixels.append(x_CTHW)
+        x_CTHW = torch.cat(pixels, dim=1)
         if channels == 1:
             x_CTHW = torch.einsum("c,cthw->thw", torch.tensor(LUMA), x_CTHW)[None]
         yield x_CTHW

@@ -14,7 +14,7 @@ from zoo.cli.common import device_option, force_option, json_option, print_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEFAULT_FPS = 16.0
+DEFAULT_FPS = 10.0
 """Frame rate of the output when the recipe names none."""
 
 
@@ -51,7 +51,7 @@ def sample(
     """Make new videos with a GAN.
 
     They stand in a grid in one file. MODEL is a model folder, or the folder of a run. One video is made when
-    neither --num nor --grid is given. The frame rate is the one the model was trained on, 16 frames a second
+    neither --num nor --grid is given. The frame rate is the one the model was trained on, 10 frames a second
     when its recipe names none.
 
     \b

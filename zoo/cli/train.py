@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,7 +16,7 @@ from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option
     "source",
     required=True,
     metavar="X",
-    help="Folder of videos, datasets directory, parquet file, Hub id, or moving-mnist.",
+    help="Folder of videos, one video, saved dataset, parquet, user/name on the Hub, moving-mnist or demo.",
 )
 @click.option(
     "--out",
@@ -36,6 +35,9 @@ from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option
     help="Start one part from the weights of a trained model, for example encoder=runs/first. Repeatable.",
 )
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes that decode videos.")
+@click.option(
+    "--callback", "callbacks", multiple=True, metavar="NAME", help="Also write: tensorboard. Repeatable."
+)
 @device_option
 @force_option
 @json_option
@@ -48,6 +50,7 @@ def train(
     resume: bool,
     parts_from: tuple[str, ...],
     workers: int | None,
+    callbacks: tuple[str, ...],
     device: str | None,
     force: bool,
     as_json: bool,
@@ -59,9 +62,9 @@ def train(
 
     \b
     Example:
-      zoo train vqvae-video-tiny --data clips/ --out runs/first
+      zoo train vqvae-video-tiny --data demo --out runs/first
       zoo train vqvae-video-tiny --data clips/ --set quantizer=fsq --steps 500
-      zoo train vqvae-video-tiny --data clips/ --out runs/first --resume
+      zoo train vqvae-video-tiny --data demo --out runs/first --resume
     """
     from zoo.cli.overrides import parse_overrides
 
@@ -71,7 +74,6 @@ def train(
     from zoo.cli.models import use_device
     from zoo.training import train as train_recipe
 
-    optional: dict[str, Any] = {} if workers is None else {"workers": workers}
     result = train_recipe(
         name,
         data=source,
@@ -81,13 +83,21 @@ def train(
         force=force,
         init=init or None,
         device=use_device(device),
-        progress=True,
-        **optional,
+        num_workers=workers,
+        callbacks=callbacks,
         **overrides,
     )
     if as_json:
-        last = result.history[-1] if result.history else {}
-        print_json({"folder": str(result.folder), "model": str(result.folder / "model"), "last": last})
+        print_json(
+            {
+                "folder": str(result.folder),
+                "model": str(result.folder / "model"),
+                "step": result.step,
+                "interrupted": result.interrupted,
+                "figures": result.figures,
+                "resume_command": result.resume_command,
+            }
+        )
     return INTERRUPTED if result.interrupted else 0
 
 

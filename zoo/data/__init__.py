@@ -52,7 +52,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [  # noqa: RUF022
+__all__ = [
     "Batch",
     "ClipDataset",
     "ClipItem",

@@ -134,8 +134,9 @@ class ClipDataset(Dataset[ClipItem]):
     def _too_many(self) -> str:
         examples = "; ".join(reason for _, reason in self.skipped[:3])
         return (
-            f"{len(self._skipped)} of {len(self)} videos cannot be used, more than the {self.max_bad:.0%} allowed "
-            f"({self.description}). First: {examples}. `zoo data check PATH` lists all of them"
+            f"{len(self._skipped)} of {len(self)} videos cannot be used, more than the "
+            f"{self.max_bad:.0%} allowed ({self.description}). First: {examples}. "
+            "`zoo data check PATH` lists all of them"
         )
 
     def __getitem__(self, key: int | tuple[int, int]) -> ClipItem:
@@ -259,7 +260,9 @@ def take_read(reader: Reader, *, clip: Clip, time: float, room: int = 0) -> tupl
     frames: list[NDArray[np.uint8]] = []
     for number, (_, picture) in enumerate(chosen):
         held = number > 0 and picture is chosen[number - 1][1]
-        frames.append(frames[-1] if held else reader.rgb(picture, (lambda *_: frames[0].shape[:2]) if frames else size))
+        frames.append(
+            frames[-1] if held else reader.rgb(picture, (lambda *_: frames[0].shape[:2]) if frames else size)
+        )
     return Taken(frames, chosen[0][0]), None
 
 

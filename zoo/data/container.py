@@ -140,7 +140,7 @@ class Reader:
 
     def _open(self) -> None:
         try:
-            self._container = av.open(
+            self._container: Any = av.open(
                 _Unnamed(self._file), mode="r", metadata_errors="replace", io_open=_refuse
             )
         except (av.FFmpegError, DataError, OSError, ValueError) as error:
@@ -152,7 +152,7 @@ class Reader:
             raise
 
     def _choose_stream(self) -> None:
-        container = self._container
+        container: Any = self._container
         if set(container.format.name.split(",")) & _PLAYLISTS:
             raise DataError(f"{self.name}: a playlist ({container.format.name}), not a video")
         stream = container.streams.best("video")
@@ -165,7 +165,7 @@ class Reader:
             raise DataError(f"{self.name}: its video codec is unknown to FFmpeg")
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.thread_count = 1
-        self._stream = stream
+        self._stream: Any = stream
         self.codec: str = stream.codec_context.name
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else _DEFAULT_FPS
@@ -178,7 +178,9 @@ class Reader:
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
-            raise DataError(f"{self.name}: {width}x{height} is more than the {self._max_pixels} pixels allowed")
+            raise DataError(
+                f"{self.name}: {width}x{height} is more than the {self._max_pixels} pixels allowed"
+            )
 
     @property
     def num_video_streams(self) -> int:
@@ -249,7 +251,8 @@ class Reader:
 
     def last_time_s(self) -> float:
         """Find the time of the last packet without decoding; then start again from the first picture."""
-        self._seek(0.0) if self._origin is not None else None
+        if self._origin is not None:
+            self._seek(0.0)
         times: list[float] = []
         try:
             for packet in self._container.demux(self._stream):
@@ -276,7 +279,9 @@ class Reader:
         try:
             pixels = self._convert(picture, height, width, "rgba" if alpha else "rgb24")
         except (av.FFmpegError, ValueError) as error:
-            raise DataError(f"{self.name}: {picture.format.name} cannot be converted ({_short(error)})") from None
+            raise DataError(
+                f"{self.name}: {picture.format.name} cannot be converted ({_short(error)})"
+            ) from None
         if alpha:
             cover = pixels[..., 3:].astype(np.uint16)
             pixels = ((pixels[..., :3] * cover + 127) // 255).astype(np.uint8)
@@ -304,8 +309,8 @@ class Reader:
             interpolation=_SCALING,
             threads=1,
         )
-        pixels: NDArray[np.uint8] = converted.to_ndarray()
-        return pixels
+        pixels: Any = converted.to_ndarray()
+        return np.asarray(pixels, np.uint8)
 
     def close(self) -> None:
         """Close the file."""

@@ -16,5 +16,7 @@ def demo_clips() -> Path:
     """
     folder = Path(str(files("zoo") / "assets" / "clips"))
     if not folder.is_dir():
-        raise DataError(f"the demo clips are not in this installation ({folder}); install the wheel or the sources")
+        raise DataError(
+            f"the demo clips are not in this installation ({folder}); install the wheel or the sources"
+        )
     return folder

@@ -20,11 +20,14 @@ from pathlib import Path
 from zoo.data.container import is_regular
 from zoo.errors import DataError
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .m2ts .flv .f4v .wmv .asf .ogv .ogg .3gp .3g2 "
-    ".gif .mxf .vob .divx .h264 .hevc .y4m .apng".split()
-)
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff".split())
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".flv",
+    ".f4v", ".wmv", ".asf", ".ogv", ".ogg", ".3gp", ".3g2", ".gif", ".mxf", ".vob", ".divx", ".h264", ".hevc",
+    ".y4m", ".apng",
+))
+# fmt: on
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "test": ("test", "testing"),

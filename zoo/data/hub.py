@@ -112,7 +112,9 @@ def choose_split(loaded: Any, split: str | None) -> tuple[list[Any], str | None,
     if split is None:
         return list(loaded.values()), None, "all splits"
     wanted = canonical(split)
-    names = {kind: next((n for n in loaded if n.lower() in words), None) for kind, words in SPLIT_NAMES.items()}
+    names = {
+        kind: next((n for n in loaded if n.lower() in words), None) for kind, words in SPLIT_NAMES.items()
+    }
     for kind in fallbacks(wanted):
         name = names[kind]
         if name is not None and (wanted != "train" or len(loaded) > 1):
@@ -166,7 +168,8 @@ class Columns:
         names = [name for name, feature in features.items() if holds(feature) or (text and name == "video")]
         if not names:
             raise DataError(
-                "no column holds videos: wanted a Video or Image feature, a struct of bytes and path, or binary; "
+                "no column holds videos: wanted a Video or Image feature, a struct of bytes and path, "
+                "or binary; "
                 f"got {', '.join(f'{name}: {feature}' for name, feature in features.items()) or 'no columns'}"
             )
         return "video" if "video" in names else names[0]
@@ -214,7 +217,9 @@ class Rows(Sequence[Source]):
         name = f"{self._name}#{row}" if len(self._parts) == 1 else f"{self._name}#{part}.{row}"
         label = -1
         if columns.has_label:
-            label = number_of(columns.data.select_columns("label")[row]["label"], columns.labels, self._number)
+            label = number_of(
+                columns.data.select_columns("label")[row]["label"], columns.labels, self._number
+            )
 
         def content() -> VideoSource:
             return content_of(columns.data[row][columns.video])

@@ -103,7 +103,7 @@ class MovingMnist(ClipDataset):
         if size != (_SIDE, _SIDE):
             x_T1HW = torch.from_numpy(frames)[:, None]
             frames = interpolate(x_T1HW, size, mode="bilinear", antialias=True)[:, 0].numpy()
-        return Taken(np.repeat(frames[..., None], 3, axis=3), 0.0), self._name(index), -1
+        return Taken(list(np.repeat(frames[..., None], 3, axis=3)), 0.0), self._name(index), -1
 
 
 def bounce(digits_NHW: NDArray[np.uint8], rng: np.random.Generator, *, num_frames: int) -> NDArray[np.uint8]:

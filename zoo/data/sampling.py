@@ -50,7 +50,9 @@ def check_clip(clip: Clip) -> None:
         raise DataError(f"clip.channels is {clip.channels}; videos give 1 (grey) or 3 (RGB)")
 
 
-def in_order(pictures: Iterable[tuple[float, _T]], *, start_s: float, file_fps: float) -> Iterator[tuple[float, _T]]:
+def in_order(
+    pictures: Iterable[tuple[float, _T]], *, start_s: float, file_fps: float
+) -> Iterator[tuple[float, _T]]:
     """Yield the picture on screen at `start_s`, within half a period, and all that follow."""
     before: tuple[float, _T] | None = None
     started = False
@@ -114,7 +116,11 @@ def scaled_size(height: int, width: int, *, clip: Clip) -> tuple[int, int]:
 
 
 def finish(
-    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], *, clip: Clip, chance: Draw, augment: Sequence[str]
+    frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    *,
+    clip: Clip,
+    chance: Draw,
+    augment: Sequence[str],
 ) -> Tensor:
     """Crop scaled frames (T, H, W, 3) and return x_CTHW, float32 in [-1, 1]."""
     height, width = frames[0].shape[:2]

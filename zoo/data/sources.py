@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from zoo.data.clips import MAX_BAD, ClipDataset, FileClips, Source
-from zoo.data.container import VideoSource
 from zoo.data.demo import demo_clips
-from zoo.data.folders import FoundFile, canonical, files_of_split, find_files, is_video_name
+from zoo.data.folders import canonical, files_of_split, find_files, is_video_name
 from zoo.data.hub import Columns, Rows, choose_split, is_saved, load_datasets, open_hub, open_local
 from zoo.data.moving_mnist import MovingMnist, load_digits
-from zoo.data.stream import ClipStream
+from zoo.data.stream import HELD_OUT_ROWS, ClipStream, head_of_stream
 from zoo.errors import DataError
 from zoo.recipes import Clip
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?")
 _FORMS = (
     "a folder of videos, one video file, a folder that datasets.save_to_disk wrote, parquet, "
-    "moving-mnist[:DIGITS.npz], demo, user/name on the Hugging Face Hub (stream:user/name reads without downloading)"
+    "moving-mnist[:DIGITS.npz], demo, user/name on the Hugging Face Hub (stream:user/name reads without "
+    "downloading)"
 )
 
 
@@ -53,7 +54,9 @@ def open_clips(
         max_bad: Largest share of videos that may be unreadable.
 
     Returns:
-        ClipDataset: Or a `ClipStream` where the source has no length; `make_loader` takes both.
+        ClipDataset: Or a `ClipStream` for training on a source without length; `make_loader` takes
+        both. Of a stream the first 32 rows serve for evaluation, and are left out of training where
+        it has no splits.
 
     Raises:
         DataError: There is no such source, or it holds no videos.
@@ -77,7 +80,9 @@ def open_clips(
     path = Path(name.removeprefix("stream:")).expanduser()
     if path.is_dir() and not is_saved(path) and not _is_parquet_folder(path):
         if streaming:
-            raise DataError(f"{name}: a folder of video files is read file by file anyway; leave `stream:` out")
+            raise DataError(
+                f"{name}: a folder of video files is read file by file anyway; leave `stream:` out"
+            )
         return _open_folder(path, name, split=split, cache_mb=cache_mb, facts=facts)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
         loaded = open_local(path, streaming=streaming)
@@ -95,41 +100,31 @@ def _is_parquet_folder(path: Path) -> bool:
     return next(path.rglob("*.parquet"), None) is not None and not find_files(path)
 
 
-def _open_folder(root: Path, name: str, *, split: str | None, cache_mb: float, facts: dict[str, Any]) -> ClipDataset:
+def _open_folder(
+    root: Path, name: str, *, split: str | None, cache_mb: float, facts: dict[str, Any]
+) -> ClipDataset:
     files = find_files(root)
     if not files:
-        raise DataError(f"{name}: no videos or images in this folder, by their suffixes (.mp4, .webm, .gif, .png, ...)")
+        raise DataError(
+            f"{name}: no videos or images in this folder, by their suffixes (.mp4, .webm, .gif, .png, ...)"
+        )
     chosen, how = files_of_split(files, split)
     labels = sorted({file.label for file in files if file.label is not None})
     number = {label: at for at, label in enumerate(labels)}
     if not chosen:
         raise DataError(f"{name}: the split {split!r} has no videos ({how})")
     sources = [
-        Source(file.relative, -1 if file.label is None else number[file.label], _path_of(file)) for file in chosen
+        Source(file.relative, -1 if file.label is None else number[file.label], partial(str, file.path))
+        for file in chosen
     ]
     description = f"{name}: {len(chosen)} of {len(files)} files ({how}), {len(labels)} labels"
     return FileClips(sources, labels=labels, description=description, cache_mb=cache_mb, **facts)
 
 
-def _path_of(file: FoundFile) -> Callable[[], VideoSource]:
-    path = str(file.path)
-    return _Constant(path)
-
-
-class _Constant:
-    """A function that gives one value and, unlike a lambda, reaches spawned workers."""
-
-    def __init__(self, value: str) -> None:
-        self.value = value
-
-    def __call__(self) -> str:
-        return self.value
-
-
 def _open_one_file(path: Path, *, split: str | None, cache_mb: float, facts: dict[str, Any]) -> ClipDataset:
     if not is_video_name(path.name) and not path.is_file():
         raise DataError(f"{path}: is not a regular file. Data can be: {_FORMS}")
-    source = Source(path.name, -1, _Constant(str(path)))
+    source = Source(path.name, -1, partial(str, path))
     description = f"{path}: one video" + (", for training and test alike" if split else "")
     return FileClips([source], labels=[], description=description, cache_mb=cache_mb, **facts)
 
@@ -146,11 +141,22 @@ def _open_object(
         columns = [Columns(part) for part in parts]
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
-    how = how or (f"{still}, 1 row in 10 held out by the hash of its number" if still else "all rows")
     if any(isinstance(part, datasets.IterableDataset) for part in parts):
-        return ClipStream(columns, name=name, split=still, description=f"{name}: a stream ({how})", **facts)
+        return _open_stream(columns, name=name, held_out=still is not None, cache_mb=cache_mb, facts=facts)
+    how = how or (f"{still}, 1 row in 10 held out by the hash of its number" if still else "all rows")
     rows = Rows(columns, name=name, split=still)
     description = f"{name}: {len(rows)} rows ({how}), {len(rows.labels)} labels"
     return FileClips(rows, labels=rows.labels, description=description, cache_mb=cache_mb, **facts)
 
 
+def _open_stream(
+    columns: list[Columns], *, name: str, held_out: bool, cache_mb: float, facts: dict[str, Any]
+) -> ClipDataset | ClipStream:
+    if facts["random"]:
+        skip = HELD_OUT_ROWS if held_out else 0
+        description = f"{name}: a stream" + (f", all but its first {skip} rows" if skip else "")
+        stream = {key: value for key, value in facts.items() if key != "random"}
+        return ClipStream(columns, name=name, description=description, skip_rows=skip, **stream)
+    sources = head_of_stream(columns, name=name, num_rows=HELD_OUT_ROWS)
+    description = f"{name}: the first {len(sources)} rows of a stream"
+    return FileClips(sources, labels=columns[0].labels, description=description, cache_mb=cache_mb, **facts)

@@ -132,7 +132,7 @@ def nothing_decodes(reader: Reader) -> DataError:
     return DataError(f"{reader.name}: no frame can be decoded ({reader.codec}{damaged}); is it truncated?")
 
 
-def iter_frames(source: VideoSource, *, start_s: float = 0.0, limits: Limits = Limits()) -> Iterator[Frame]:  # noqa: B008
+def iter_frames(source: VideoSource, *, start_s: float = 0.0, limits: Limits = Limits()) -> Iterator[Frame]:
     """Yield frames one after the other, in constant memory, each in its own size.
 
     Args:
@@ -206,7 +206,7 @@ def read_video(
     start_s: float = 0.0,
     num_frames: int | None = None,
     fps: float | None = None,
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = Limits(),
 ) -> Video:
     """Decode a video, or `num_frames` of it from `start_s` on; fewer where the file ends.
 

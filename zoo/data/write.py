@@ -48,12 +48,16 @@ class VideoWriter:
         DataError: Wrong suffix or rate, no folder to write in, or frames that do not fit together.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, fps: float, force: bool = False, crf: int = 17) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, fps: float, force: bool = False, crf: int = 17
+    ) -> None:
         self.path = Path(path)
         self.num_frames = 0
         suffix = self.path.suffix.lower()
         if suffix not in _SUFFIXES:
-            raise DataError(f"{self.path}: videos are written as {', '.join(_SUFFIXES)}, not {suffix or 'no suffix'!r}")
+            raise DataError(
+                f"{self.path}: videos are written as {', '.join(_SUFFIXES)}, not {suffix or 'no suffix'!r}"
+            )
         if not 0 < fps <= 1000:
             raise DataError(f"{self.path}: fps must be above 0 and at most 1000, got {fps}")
         if not 0 <= crf <= 51:
@@ -170,7 +174,9 @@ def side_by_side(videos: Sequence[Tensor], *, gap: int = 4) -> Tensor:
     Shorter ones hold their last frame, lower ones get black rows at the bottom, grey ones become RGB.
     """
     if not videos or any(x.ndim != 4 or x.shape[0] not in (1, 3) for x in videos):
-        raise DataError(f"side_by_side takes videos (1 or 3, T, H, W), got {[tuple(x.shape) for x in videos]}")
+        raise DataError(
+            f"side_by_side takes videos (1 or 3, T, H, W), got {[tuple(x.shape) for x in videos]}"
+        )
     num_frames = max(x.shape[1] for x in videos)
     height = max(x.shape[2] for x in videos)
     pieces: list[Tensor] = []
@@ -205,7 +211,9 @@ def _as_frames(frames: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _write_png(path: Path, frames_THWC: NDArray[np.uint8], force: bool) -> Path:
     if len(frames_THWC) != 1:
-        raise DataError(f"{path}: an image holds one frame, got {len(frames_THWC)}; name it .mp4 to write a video")
+        raise DataError(
+            f"{path}: an image holds one frame, got {len(frames_THWC)}; name it .mp4 to write a video"
+        )
     _check_free(path, force)
     height, width = frames_THWC.shape[1:3]
     codec: Any = av.CodecContext.create("png", "w")
@@ -230,7 +238,9 @@ def _check_free(path: Path, force: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; name a file in it")
     if path.exists() and not force:
-        raise OutputExistsError(f"{path} is there already; give force=True (--force) to replace it, or another name")
+        raise OutputExistsError(
+            f"{path} is there already; give force=True (--force) to replace it, or another name"
+        )
     if not path.parent.is_dir():
         raise DataError(f"{path}: there is no folder {path.parent}; make it first")
 

@@ -27,7 +27,7 @@ def check_gradient_reaches_latent(subject: Subject) -> None:
 
 
 def check_last_layer_is_parameter(subject: Subject) -> None:
-    """last_layer is one of the decoder's own trained parameters."""
+    """last_layer is one of the part's own trained parameters."""
     module = subject.build()
     last = module.last_layer
     found = f"last_layer is {type(last).__name__}"
@@ -44,7 +44,7 @@ def check_last_layer_moves_output(subject: Subject) -> None:
     module = subject.build()
     last: Any = module.last_layer
     inputs = subject.inputs(module)
-    promised = "the reconstruction depends on last_layer, which weighs adversarial against reconstruction"
+    promised = "the clip depends on last_layer, by which the adversarial loss is weighed"
     todo = "return the weight of the layer that gives the clip"
     (gradient,) = torch.autograd.grad(
         subject.objective(subject.outputs(module, inputs)), last, allow_unused=True
@@ -55,14 +55,14 @@ def check_last_layer_moves_output(subject: Subject) -> None:
 
 
 def require_later_than_others(subject: Subject, module: Any, *, promised: str, todo: str) -> None:
-    """Raise `CheckFailure` when zeroing last_layer still lets the clip depend on the latent."""
+    """Raise `CheckFailure` when zeroing last_layer still lets the clip depend on the input."""
     module.eval()
     with torch.no_grad():
         module.last_layer.zero_()
         a = subject.outputs(module, subject.inputs(module, seed=1))["output"]
         b = subject.outputs(module, subject.inputs(module, seed=2))["output"]
     if not torch.equal(a, b):
-        raise fail(promised, "with last_layer all 0 the clip still depends on the latent", todo)
+        raise fail(promised, "with last_layer all 0 the clip still depends on the input", todo)
 
 
 def check_reaches_both_signs(subject: Subject) -> None:

@@ -96,6 +96,8 @@ def check_signature_is_explicit(subject: Subject) -> None:
     promised = "__init__(self, *, option: type = default, ...) with JSON-able options only"
     cls = subject.part.load()
     init: Any = cls.__init__
+    if init is nn.Module.__init__:
+        raise fail(promised, "no __init__ of its own", "write one, if only __init__(self)")
     try:
         hints = typing.get_type_hints(init)
     except Exception as error:

@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 
-from zoo.testing.decoder import require_both_signs
+from zoo.testing.decoder import (
+    check_last_layer_is_parameter,
+    check_last_layer_moves_output,
+    require_both_signs,
+)
 from zoo.testing.results import CheckSkipped, checks, fail
 from zoo.testing.subject import NUM_FRAMES, Inputs, Subject, difference, require_equal, seeded
 
@@ -146,6 +150,8 @@ CHECKS = [
         check_noise_without_generator,
         check_noise_goes_to_device,
         check_noise_has_dim,
+        check_last_layer_is_parameter,
+        check_last_layer_moves_output,
     ),
     *checks(check_shapes, check_video_range, check_reaches_both_signs, may_skip=True),
 ]

@@ -5,16 +5,17 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from zoo.errors import DataError
 
 if TYPE_CHECKING:
-    from zoo.recipes import Recipe
+    from zoo.data import ClipDataset, ClipStream
+    from zoo.recipes import Recipe, Train
 
 
 class Clips:
@@ -23,23 +24,25 @@ class Clips:
     Attributes:
         trained: Clips to train on.
         heldout: Clips never trained on; None when there are none.
+        why_not: Why there are none.
     """
 
     def __init__(
         self,
         source: str,
-        trained: Dataset[Any],
-        heldout: Dataset[Any] | None,
+        trained: ClipDataset | ClipStream,
+        heldout: ClipDataset | None,
+        why_not: str = "",
         *,
-        recipe: Recipe,
+        train: Train,
         num_workers: int | None,
     ) -> None:
         self.trained = trained
         self.heldout = heldout
+        self.why_not = why_not
         self._source = source
-        self._train = recipe.train
+        self._train = train
         self._num_workers = num_workers
-        self._skipped: dict[str, str] = {}
 
     def batches(self, start: int) -> Iterator[Tensor]:
         """Yield x_BCTHW in [-1, 1] without end, in an order that depends on the seed alone.
@@ -49,56 +52,67 @@ class Clips:
         """
         from zoo.data import make_loader
 
-        position = start
-        while True:
-            loader = make_loader(
-                self.trained,
-                batch_size=self._train.batch_size,
-                num_workers=self._num_workers,
-                seed=self._train.seed,
-                drop_last=True,
-                start_step=position,
-            )
-            before = position
-            for batch in loader:
-                self._skipped.update(batch["skipped"])
-                position += 1
-                yield batch["x_BCTHW"]
-            if position == before:
-                raise DataError(
-                    f"{self._source}: too few clips for one batch of {self._train.batch_size}; set "
-                    "train.batch_size lower"
-                )
+        loader = make_loader(
+            self.trained,
+            batch_size=self._train.batch_size,
+            num_workers=self._num_workers,
+            seed=self._train.seed,
+            start_step=start,
+        )
+        return (batch["x_BCTHW"] for batch in loader)
 
     def skipped(self) -> list[list[str]]:
         """Sources that could not be read so far, with the reason."""
-        for clips in (self.trained, self.heldout):
-            self._skipped.update(getattr(clips, "skipped", ()))
-        return [[source, reason] for source, reason in sorted(self._skipped.items())]
+        found = dict(self.trained.skipped)
+        if self.heldout is not None:
+            found |= dict(self.heldout.skipped)
+        return [[source, reason] for source, reason in sorted(found.items())]
 
     def facts(self) -> dict[str, Any]:
         """What run.json says of the data."""
         return {
             "source": self._source,
-            "description": str(getattr(self.trained, "description", type(self.trained).__name__)),
-            "heldout": str(getattr(self.heldout, "description", None)) if self.heldout is not None else None,
+            "description": self.trained.description,
+            "heldout": self.why_not if self.heldout is None else self.heldout.description,
             "clips": _length(self.trained),
             "heldout_clips": _length(self.heldout),
-            "labels": list(getattr(self.trained, "labels", [])),
+            "labels": self.trained.labels,
         }
-
-    def close(self) -> None:
-        """Let go of the loaders' processes."""
 
 
 def open_data(data: Any, recipe: Recipe, *, num_workers: int | None) -> Clips:
     """Open a source of clips for a recipe: its training part, and its test part or what is held out.
 
+    Args:
+        data: As for `zoo.data.open_clips`; or clips that are open already: a data set to train on, or a
+            mapping of "train" and "test" to one each.
+        recipe: Size of the clips, seed, batch size and augmentation.
+        num_workers: Processes that decode clips; chosen by the loader when left out.
+
     Raises:
         DataError: The source is not there or holds no usable clip.
     """
-    raise NotImplementedError
+    from zoo.data import ClipDataset, ClipStream, open_clips
+
+    train, open_kinds = recipe.train, (ClipDataset, ClipStream)
+    if isinstance(data, open_kinds):
+        data = {"train": data}
+    if isinstance(data, Mapping) and isinstance(data.get("train"), open_kinds):
+        trained, heldout, why_not = data["train"], data.get("test"), "no clips were given to measure on"
+        return Clips(trained.description, trained, heldout, why_not, train=train, num_workers=num_workers)
+    trained = open_clips(data, clip=recipe.clip, split="train", seed=train.seed, augment=train.augment)
+    heldout, why_not = None, ""
+    try:
+        found = open_clips(data, clip=recipe.clip, split="test", seed=train.seed)
+        assert isinstance(found, ClipDataset)  # of a stream, too, the head is held out as a data set
+        heldout = found
+    except DataError as error:
+        why_not = str(error)
+    source = str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+    return Clips(source, trained, heldout, why_not, train=train, num_workers=num_workers)
 
 
-def _length(clips: Dataset[Any] | None) -> int | None:
-    return len(clips) if clips is not None and hasattr(clips, "__len__") else None
+def _length(clips: ClipDataset | ClipStream | None) -> int | None:
+    from zoo.data import ClipDataset
+
+    return len(clips) if isinstance(clips, ClipDataset) else None

@@ -159,7 +159,7 @@ def training_step(run: Run, batches: Iterator[Tensor]) -> Numbers:
     adversarial = run.adversarial
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.
-    clips = [_take(run, batches) for _ in range(max(1, turns))]
+    clips = [next(batches).to(run.device, torch.float32) for _ in range(max(1, turns))]
     made_x_BCTHW, numbers = model_step(run, clips[0])
     for turn in range(turns):
         if turn:
@@ -284,17 +284,6 @@ def _frame_of_each(run: Run, x_BCTHW: Tensor, *, turn: int) -> Tensor:
     size = (len(x_BCTHW),)
     frame_B = torch.randint(x_BCTHW.shape[2], size, generator=run.generator("frames", turn))
     return frame_B.to(x_BCTHW.device)
-
-
-def _take(run: Run, batches: Iterator[Tensor]) -> Tensor:
-    # A loader draws from the global generator when it starts a pass: what the model draws must not
-    # depend on when that is.
-    state = torch.get_rng_state()
-    try:
-        x_BCTHW = next(batches)
-    finally:
-        torch.set_rng_state(state)
-    return x_BCTHW.to(run.device, torch.float32, non_blocking=True)
 
 
 @contextlib.contextmanager

@@ -180,8 +180,8 @@ def adaptive_weight(reference_loss: Tensor, adversarial_loss: Tensor, last_layer
     """
     (reference_gradient,) = torch.autograd.grad(reference_loss, last_layer, retain_graph=True)
     (adversarial_gradient,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
-    weight = reference_gradient.norm() / (adversarial_gradient.norm() + _GRADIENT_FLOOR)
-    return weight.clamp(0, MAX_ADAPTIVE_WEIGHT).detach()
+    weight: Tensor = reference_gradient.norm() / (adversarial_gradient.norm() + _GRADIENT_FLOOR)
+    return weight.detach().clamp(0, MAX_ADAPTIVE_WEIGHT)
 
 
 def check_objective(name: str, recipe: Recipe) -> None:

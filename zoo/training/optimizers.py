@@ -34,7 +34,9 @@ def make_optimizer(config: Optimizer, parameters: Iterable[nn.Parameter]) -> tor
     Raises:
         TrainingError: timm has no optimiser of that name, or cannot make it here.
     """
-    optim = import_timm().optim
+    import_timm()
+    from timm import optim
+
     names = optim.list_optimizers()
     if config.use not in names:
         close = difflib.get_close_matches(config.use, names, n=4) or ["adam", "adamw", "lion", "sgd"]
@@ -82,7 +84,9 @@ def make_schedule(
         peak_lr: Rate after the warm-up.
         steps: Updates in the run.
     """
-    scheduler = import_timm().scheduler
+    import_timm()
+    from timm import scheduler
+
     warmup = config.warmup_steps
     decay_steps = max(1, steps - warmup)
     # A step schedule with rate 1 is constant in every version of timm; "constant" is younger.

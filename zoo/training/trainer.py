@@ -111,27 +111,27 @@ def train(
     snapshot = _checkpoint(folder, recipe, resume=resume, force=force)
     onto = _device(device)
     watchers = Callbacks(callbacks, callbacks_of_plugins(recipe.model_dump(mode="json")))
-    with contextlib.closing(open_data(data, recipe, num_workers=num_workers)) as clips:
-        model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
-        facts = _facts(model, clips, onto)
-        command = resume_command(name, data, folder, steps=steps, overrides=overrides)
-        facts |= {"resume_command": command, "command": command.removesuffix(" --resume")}
-        with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
-            run = start(model, onto)
-            session = Session(
-                run,
-                folder=folder,
-                facts=facts,
-                heldout=clips.heldout,
-                callbacks=watchers,
-                journal=_journal(folder, snapshot),
-                window=Window(snapshot.state["window"] if snapshot else None),
-                progress=progress,
-            )
-            if snapshot is not None:
-                restore(run, snapshot)
-                _go_on(session, snapshot)
-            return _run(session, clips, interrupts, watchers, command)
+    clips = open_data(data, recipe, num_workers=num_workers)
+    model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
+    facts = _facts(model, clips, onto)
+    command = resume_command(name, data, folder, steps=steps, overrides=overrides)
+    facts |= {"resume_command": command, "command": command.removesuffix(" --resume")}
+    with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
+        run = start(model, onto)
+        session = Session(
+            run,
+            folder=folder,
+            facts=facts,
+            heldout=clips.heldout,
+            callbacks=watchers,
+            journal=_journal(folder, snapshot),
+            window=Window(snapshot.state["window"] if snapshot else None),
+            progress=progress,
+        )
+        if snapshot is not None:
+            restore(run, snapshot)
+            _go_on(session, snapshot)
+        return _run(session, clips, interrupts, watchers, command)
 
 
 def _run(
@@ -140,6 +140,8 @@ def _run(
     """Train, measure, save and report, writing down in run.json how it ended."""
     facts = session.facts
     evaluation: dict[str, Any] | None = None
+    if clips.heldout is None and session.progress:
+        print(f"nothing is held out, so nothing will be measured: {clips.why_not}", file=sys.stderr)
     try:
         session.write()
         session.train(clips.batches, interrupts)

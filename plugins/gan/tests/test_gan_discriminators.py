@@ -182,7 +182,11 @@ def test_video_discriminator_gives_one_score_at_its_size(image_size: int, num_fr
     discriminator = VideoDiscriminator(image_size=image_size, base_channels=2).eval()
     assert discriminator.min_size == (num_frames, image_size, image_size)
     assert discriminator(_input(discriminator)).logits[0].shape == (2, 1, 1, 1, 1)
-    assert discriminator(_input(discriminator, larger=(2, 0, image_size // 4))).logits[0].shape[2:] == (3, 1, 2)
+    assert discriminator(_input(discriminator, larger=(2, 0, image_size // 4))).logits[0].shape[2:] == (
+        3,
+        1,
+        2,
+    )
 
 
 @pytest.mark.parametrize("spec", zoo_parts(api_version=1), ids=lambda spec: spec.name)

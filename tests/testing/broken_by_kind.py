@@ -1,0 +1,371 @@
+"""Parts that each break one promise of their own kind. `BROKEN` says which.
+
+Shape legend: B batch, C colour channels, T H W frames and pixels; D latent channels, t h w the latent
+grid, q codebooks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from good_parts import (
+    CausalDecoder,
+    CausalEncoder,
+    Continuous,
+    Decoder,
+    Discriminator,
+    Encoder,
+    Generator,
+    Quantizer,
+)
+from torch import Tensor, nn
+
+from zoo.outputs import Judged, Quantized
+
+
+class WrongStride(Encoder):
+    def __init__(self, *, widths: list[int]) -> None:
+        super().__init__(widths=widths)
+        self.stride = (2, 4, 2)
+
+
+class SwapsHeightAndWidth(Encoder):
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return super().forward(x_BCTHW).transpose(-1, -2)
+
+
+class SlicesChannels(Encoder):
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return super().forward(x_BCTHW[:, : self.in_channels])
+
+
+class DetachedEncoder(Encoder):
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return super().forward(x_BCTHW.detach())
+
+
+class OneFrameIsTooFew(CausalEncoder):
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if x_BCTHW.shape[2] == 1:
+            raise IndexError("no frame 1")
+        return super().forward(x_BCTHW)
+
+
+class NormPoolsOverTime(CausalEncoder):
+    def __init__(self, *, widths: list[int]) -> None:
+        super().__init__(widths=widths)
+        self.norm = nn.GroupNorm(1, widths[-1])
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return self.norm(super().forward(x_BCTHW))
+
+
+class LooksAhead(CausalDecoder):
+    def forward(self, z_BDthw: Tensor) -> Tensor:
+        return super().forward(z_BDthw + F.pad(z_BDthw[:, :, 1:], (0, 0, 0, 0, 0, 1)))
+
+
+class TooManyFrames(Decoder):
+    causal = True
+
+
+class DetachedDecoder(Decoder):
+    def forward(self, z_BDthw: Tensor) -> Tensor:
+        return super().forward(z_BDthw.detach())
+
+
+class LastLayerIsCopy(Decoder):
+    @property
+    def last_layer(self) -> Any:
+        return self.out.weight.detach().clone()
+
+
+class LastLayerUnused(Decoder):
+    def __init__(self, *, latent_dim: int = 4) -> None:
+        super().__init__(latent_dim=latent_dim)
+        self.spare = nn.Parameter(torch.zeros(3))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.spare
+
+
+class LastLayerIsBias(Decoder):
+    @property
+    def last_layer(self) -> Any:
+        return self.out.bias
+
+
+class SigmoidDecoder(Decoder):
+    def forward(self, z_BDthw: Tensor) -> Tensor:
+        return (super().forward(z_BDthw) + 1) / 2
+
+
+class ChannelsLast(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(z_BDthw=result.z_BDthw.movedim(1, -1))
+
+
+class IntIndices(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(indices_Bqthw=result.indices_Bqthw.int())
+
+
+class FlatIndices(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(indices_Bqthw=result.indices_Bqthw.flatten(2))
+
+
+class ContinuousWithIndices(Continuous):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        return super().forward(z_BDthw)._replace(indices_Bqthw=z_BDthw[:, :1].long())
+
+
+class CountsFromOne(Quantizer):
+    def lookup(self, indices_Bqthw: Tensor) -> Tensor:
+        return super().lookup((indices_Bqthw - 1).clamp(min=0))
+
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(indices_Bqthw=result.indices_Bqthw + 1)
+
+
+class LookupOfOtherCode(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(indices_Bqthw=self.codebook_size - 1 - result.indices_Bqthw)
+
+
+class OneCodeShort(Quantizer):
+    def __init__(self, *, latent_dim: int = 4, codebook_size: int = 8) -> None:
+        super().__init__(latent_dim=latent_dim, codebook_size=codebook_size)
+        self.codebook_size += 1
+
+
+class AllCodesAlike(Quantizer):
+    def __init__(self, *, latent_dim: int = 4, codebook_size: int = 8) -> None:
+        super().__init__(latent_dim=latent_dim, codebook_size=codebook_size)
+        nn.init.ones_(self.codes)
+
+
+class LearnsInEval(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        with torch.no_grad():
+            self.codes.mul_(0.99).add_(0.01 * z_BDthw.mean())
+        return result
+
+
+class NoStraightThrough(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(z_BDthw=result.z_BDthw.detach(), loss=result.loss.detach())
+
+
+class LossPerClip(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(loss=result.loss.expand(z_BDthw.shape[0]))
+
+
+class AttachedStats(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        result = super().forward(z_BDthw)
+        return result._replace(stats={"loss": result.loss})
+
+
+class FollowsAutocast(Quantizer):
+    def forward(self, z_BDthw: Tensor) -> Quantized:
+        if torch.is_autocast_enabled(z_BDthw.device.type):
+            z_BDthw = 1.5 * z_BDthw.bfloat16().float()
+        return super().forward(z_BDthw)
+
+
+class AlwaysCodeZero(Quantizer):
+    def nearest(self, z_BDthw: Tensor) -> Tensor:
+        return super().nearest(z_BDthw) * 0
+
+
+class NoiseBatchLast(Generator):
+    def draw_noise(self, num: int, num_frames: int, **where: Any) -> dict[str, Tensor]:
+        noise = super().draw_noise(num, num_frames, **where)
+        return noise | {"content": noise["content"].T}
+
+    def forward(self, noise: dict[str, Tensor]) -> Tensor:
+        return super().forward(noise | {"content": noise["content"].T})
+
+
+class IgnoresContent(Generator):
+    def forward(self, noise: dict[str, Tensor]) -> Tensor:
+        return super().forward(noise | {"content": noise["content"] * 0})
+
+
+class IgnoresGenerator(Generator):
+    def draw_noise(
+        self, num: int, num_frames: int, *, generator: Any = None, device: Any = None
+    ) -> dict[str, Tensor]:
+        return super().draw_noise(num, num_frames, device=device)
+
+
+class OwnGenerator(Generator):
+    def __init__(self, *, content_dim: int = 5) -> None:
+        super().__init__(content_dim=content_dim)
+        self.seed = 0
+
+    def draw_noise(
+        self, num: int, num_frames: int, *, generator: Any = None, device: Any = None
+    ) -> dict[str, Tensor]:
+        self.seed += 1
+        generator = generator or torch.Generator().manual_seed(self.seed)
+        return super().draw_noise(num, num_frames, generator=generator, device=device)
+
+
+class IgnoresDevice(Generator):
+    def draw_noise(
+        self, num: int, num_frames: int, *, generator: Any = None, device: Any = None
+    ) -> dict[str, Tensor]:
+        return super().draw_noise(num, num_frames, generator=generator)
+
+
+class WrongNoiseDim(Generator):
+    def __init__(self, *, content_dim: int = 5) -> None:
+        super().__init__(content_dim=content_dim)
+        self.noise_dim = 1000
+
+
+class AlwaysFourFrames(Generator):
+    def draw_noise(self, num: int, num_frames: int, **where: Any) -> dict[str, Tensor]:
+        return super().draw_noise(num, 4, **where)
+
+
+class WrongSize(Generator):
+    def __init__(self, *, content_dim: int = 5) -> None:
+        super().__init__(content_dim=content_dim)
+        self.size_HW = (16, 8)
+
+
+class BytesRange(Generator):
+    def forward(self, noise: dict[str, Tensor]) -> Tensor:
+        return 127.5 * (super().forward(noise) + 1)
+
+
+class SigmoidGenerator(Generator):
+    def forward(self, noise: dict[str, Tensor]) -> Tensor:
+        return (super().forward(noise) + 1) / 2
+
+
+class BareTensors(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        result = super().forward(x_BCTHW)
+        return Judged(tuple(result.logits), result.features)  # type: ignore[arg-type]
+
+
+class MeanOverBatch(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        result = super().forward(x_BCTHW)
+        return Judged([result.logits[0].mean()], result.features)
+
+
+class MinSizeTooSmall(Discriminator):
+    min_size = (2, 4, 4)
+
+
+class DetachedDiscriminator(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        return super().forward(x_BCTHW.detach())
+
+
+class DetachedFeatures(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        result = super().forward(x_BCTHW)
+        return Judged(result.logits, [features.detach() for features in result.features])
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.clone()
+
+
+class NoSecondDerivative(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        features = _OnceDifferentiable.apply(F.softplus(self.down(x_BCTHW)))
+        return Judged([self.score(features)], [features])
+
+
+class SigmoidDiscriminator(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        result = super().forward(x_BCTHW)
+        return Judged([logits.sigmoid() for logits in result.logits], result.features)
+
+
+class TanhDiscriminator(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        result = super().forward(x_BCTHW)
+        return Judged([logits.tanh() for logits in result.logits], result.features)
+
+
+class SoftplusDiscriminator(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        result = super().forward(x_BCTHW)
+        return Judged([F.softplus(logits) for logits in result.logits], result.features)
+
+
+BROKEN: list[tuple[str, str, str]] = [
+    ("encoder", "shapes", "WrongStride"),
+    ("encoder", "shapes", "SwapsHeightAndWidth"),
+    ("encoder", "channels", "SlicesChannels"),
+    ("encoder", "gradient_reaches_input", "DetachedEncoder"),
+    ("encoder", "single_frame", "OneFrameIsTooFew"),
+    ("encoder", "past_never_moves", "NormPoolsOverTime"),
+    ("decoder", "past_never_moves", "LooksAhead"),
+    ("decoder", "shapes", "TooManyFrames"),
+    ("decoder", "gradient_reaches_latent", "DetachedDecoder"),
+    ("decoder", "last_layer_is_parameter", "LastLayerIsCopy"),
+    ("decoder", "last_layer_moves_output", "LastLayerUnused"),
+    ("decoder", "last_layer_moves_output", "LastLayerIsBias"),
+    ("decoder", "reaches_both_signs", "SigmoidDecoder"),
+    ("quantizer", "shapes", "ChannelsLast"),
+    ("quantizer", "indices_or_none", "IntIndices"),
+    ("quantizer", "indices_or_none", "FlatIndices"),
+    ("quantizer", "indices_or_none", "ContinuousWithIndices"),
+    ("quantizer", "indices_in_range", "CountsFromOne"),
+    ("quantizer", "lookup_equals_output", "LookupOfOtherCode"),
+    ("quantizer", "lookup_knows_every_code", "OneCodeShort"),
+    ("quantizer", "lookup_knows_every_code", "AllCodesAlike"),
+    ("quantizer", "codebook_still_in_eval", "LearnsInEval"),
+    ("quantizer", "straight_through", "NoStraightThrough"),
+    ("quantizer", "loss_is_scalar", "LossPerClip"),
+    ("quantizer", "stats_are_detached", "AttachedStats"),
+    ("quantizer", "fp32_under_autocast", "FollowsAutocast"),
+    ("quantizer", "many_codes_are_used", "AlwaysCodeZero"),
+    ("generator", "noise_is_batch_first", "NoiseBatchLast"),
+    ("generator", "noise_matters", "IgnoresContent"),
+    ("generator", "seed_reproduces", "IgnoresGenerator"),
+    ("generator", "noise_without_generator", "OwnGenerator"),
+    ("generator", "noise_goes_to_device", "IgnoresDevice"),
+    ("generator", "noise_has_dim", "WrongNoiseDim"),
+    ("generator", "shapes", "AlwaysFourFrames"),
+    ("generator", "shapes", "WrongSize"),
+    ("generator", "video_range", "BytesRange"),
+    ("generator", "reaches_both_signs", "SigmoidGenerator"),
+    ("discriminator", "logits_and_features_are_lists", "BareTensors"),
+    ("discriminator", "logits_and_features_are_lists", "MeanOverBatch"),
+    ("discriminator", "shapes", "MinSizeTooSmall"),
+    ("discriminator", "gradient_reaches_input", "DetachedDiscriminator"),
+    ("discriminator", "features_carry_gradient", "DetachedFeatures"),
+    ("discriminator", "double_backward", "NoSecondDerivative"),
+    ("discriminator", "logits_are_unbounded", "SigmoidDiscriminator"),
+    ("discriminator", "logits_are_unbounded", "TanhDiscriminator"),
+    ("discriminator", "logits_are_unbounded", "SoftplusDiscriminator"),
+]

@@ -1,0 +1,164 @@
+"""A checkpoint is whole or absent, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.errors import TrainingError
+from zoo.training.checkpoint import Snapshot, load_checkpoint, pack, save_checkpoint, unpack
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+TREES = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+def snapshot(value: int) -> Snapshot:
+    """A snapshot whose every part says the same number."""
+    tensors = {name: {"a": torch.full((300, 40), value), "b": torch.tensor(value)} for name in ("model", "rng")}
+    return Snapshot(tensors, {"step": value, "text": "ä" * 10})
+
+
+def value_of(read: Snapshot) -> int:
+    values = {int(v) for file in read.tensors.values() for t in file.values() for v in t.unique()}
+    assert values == {read.state["step"]}
+    return int(read.state["step"])
+
+
+@given(TREES)
+def test_pack_and_json_and_unpack_give_back_exactly_what_went_in(tree: Any) -> None:
+    plain, tensors = pack(tree)
+    assert unpack(json.loads(json.dumps(plain)), tensors) == tree
+
+
+def test_pack_takes_an_optimizer_state_apart_and_puts_it_together(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    plain, tensors = pack(optimizer.state_dict())
+    save_checkpoint(tmp_path / "c", Snapshot({"optimizers": tensors}, {"optimizers": plain}))
+    read = load_checkpoint(tmp_path / "c")
+    again = torch.optim.AdamW(model.parameters(), lr=9.0)
+    again.load_state_dict(unpack(read.state["optimizers"], read.tensors["optimizers"]))
+    a, b = optimizer.state_dict(), again.state_dict()
+    assert a["param_groups"] == b["param_groups"]
+    for index, state in a["state"].items():
+        assert all(torch.equal(value, b["state"][index][name]) for name, value in state.items())
+
+
+def test_pack_refuses_what_is_not_data() -> None:
+    with pytest.raises(TrainingError, match="cannot hold a function"):
+        pack({"state": [lambda: None]})
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
+    a = torch.arange(6.0)
+    save_checkpoint(tmp_path / "c", Snapshot({"model": {"a": a, "tied": a, "part": a[2:4], "none": a[:0]}}, {}))
+    read = load_checkpoint(tmp_path / "c").tensors["model"]
+    assert torch.equal(read["tied"], a)
+    assert read["part"].tolist() == [2.0, 3.0]
+
+
+def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "c", snapshot(1))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "c").iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "state", "format"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "c"
+    save_checkpoint(folder, snapshot(1))
+    weights, state = folder / "model.safetensors", folder / "state.json"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "changed":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "state":
+        state.write_text(state.read_text()[:-3])
+    else:
+        state.write_text(state.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(TrainingError, match="damaged"):
+        load_checkpoint(folder)
+
+
+def test_no_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    save_checkpoint(folder, snapshot(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        with pytest.raises(TrainingError, match="the last one is still there"):
+            save_checkpoint(folder, snapshot(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert value_of(load_checkpoint(folder)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+SAVE_FOR_EVER = """
+import sys
+from pathlib import Path
+import torch
+from zoo.training.checkpoint import Snapshot, save_checkpoint
+print("ready", flush=True)
+value = int(sys.argv[2])
+while True:
+    value += 1
+    tensors = {name: {"a": torch.full((300, 40), value)} for name in ("model", "rng")}
+    save_checkpoint(Path(sys.argv[1]), Snapshot(tensors, {"step": value}))
+"""
+
+
+def test_kill_9_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    save_checkpoint(folder, snapshot(1))
+    last = 1
+    for wait_s in (0.05, 0.11, 0.17):
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOR_EVER, str(folder), str(last)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(wait_s)
+            process.kill()
+        now = value_of(load_checkpoint(folder))
+        assert now >= last
+        last = now
+    assert last > 1
+    save_checkpoint(folder, snapshot(last + 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]  # what the killed ones left is gone

@@ -1,0 +1,241 @@
+"""Batches of clips: batch s depends on the seed and s, whatever the number of workers.
+
+Shape legend: B batch, C colours, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from zoo.data.clips import ClipDataset, ClipItem
+from zoo.data.stream import ClipStream, Job
+from zoo.errors import DataError
+
+_PREFETCH = 4
+Key = tuple[int, int]
+
+
+class Batch(TypedDict):
+    """Clips that go through a model together."""
+
+    x_BCTHW: Tensor
+    """float32 in [-1, 1]."""
+    label_B: Tensor
+    """int64, -1 where there is no label."""
+    index_B: Tensor
+    """int64, which source each clip is of."""
+    sources: list[str]
+    """Name of each clip's file or row."""
+    start_s: list[float]
+    """Time of each clip's first frame in its file."""
+    skipped: list[tuple[str, str]]
+    """Bad sources met on the way: (source, reason)."""
+
+
+class ClipLoader:
+    """Iterate over batches; each pass starts at `start_step`. Made by `make_loader`."""
+
+    def __init__(
+        self,
+        dataset: ClipDataset | ClipStream,
+        *,
+        batch_size: int,
+        num_workers: int,
+        order: Order | None,
+        start_step: int,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.start_step = start_step
+        self._order = order
+
+    def __iter__(self) -> Iterator[Batch]:
+        if isinstance(self.dataset, ClipStream):
+            batches = _stream_batches(self.dataset, self.batch_size, self.num_workers, self.start_step)
+        else:
+            assert self._order is not None
+            batches = _worker_batches(self.dataset, self._order, self.num_workers)
+        for batch in batches:
+            self.dataset.note_skipped(batch["skipped"])
+            yield batch
+
+
+def make_loader(
+    dataset: ClipDataset | ClipStream,
+    *,
+    batch_size: int,
+    num_workers: int | None = None,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    start_step: int = 0,
+) -> ClipLoader:
+    """Make batches of a data set.
+
+    Shuffled, the batches are endless and always full: a seeded permutation of each epoch, one after
+    the other, cut into batches; batch s holds places s * batch_size and on. So it resumes at any
+    step without replaying, and a data set smaller than a batch fills one from several epochs. Not
+    shuffled, it is one pass in order.
+
+    Args:
+        dataset: What `zoo.data.open_clips` gave. A stream has its own order and is always endless.
+        batch_size: Clips in a batch.
+        num_workers: Processes (threads for a stream) that decode; one for each of the first two
+            cores when left out, 0 decodes in this process.
+        seed: Decides the order of every epoch.
+        shuffle: Endless seeded order for training, or one pass for evaluation.
+        drop_last: Leave the last batch of a pass out when it is not full.
+        start_step: Number of the first batch.
+
+    Raises:
+        DataError: A number is out of range, the data set is empty; while iterating, when too many
+            sources are bad.
+    """
+    if batch_size < 1 or start_step < 0 or seed < 0 or (num_workers or 0) < 0:
+        raise DataError(
+            f"batch_size {batch_size} must be at least 1; num_workers {num_workers}, seed {seed} and "
+            f"start_step {start_step} at least 0"
+        )
+    workers = min(2, os.cpu_count() or 1) if num_workers is None else num_workers
+    order = None
+    if not isinstance(dataset, ClipStream):
+        if not len(dataset):
+            raise DataError(f"there are no clips to make batches of: {dataset.description}")
+        order = Order(
+            len(dataset),
+            epoch=None if shuffle else dataset.epoch,
+            batch_size=batch_size,
+            seed=seed,
+            drop_last=drop_last,
+            start_step=start_step,
+        )
+    return ClipLoader(dataset, batch_size=batch_size, num_workers=workers, order=order, start_step=start_step)
+
+
+class Order(Sampler[list[Key]]):
+    """The (epoch, index) of every clip of every batch.
+
+    Args:
+        num_clips: Clips in an epoch.
+        epoch: The one epoch that is passed through in order; None for all of them, shuffled.
+        batch_size: Clips in a batch.
+        seed: Seed of the permutations.
+        drop_last: Leave out a last batch that is not full.
+        start_step: Number of the first batch.
+    """
+
+    def __init__(
+        self,
+        num_clips: int,
+        *,
+        epoch: int | None,
+        batch_size: int,
+        seed: int,
+        drop_last: bool,
+        start_step: int,
+    ) -> None:
+        self.num_clips = num_clips
+        self.epoch = epoch
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self.start_step = start_step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        places = self._places(self.start_step * self.batch_size)
+        while batch := list(islice(places, self.batch_size)):
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
+
+    def _places(self, start: int) -> Iterator[Key]:
+        if self.epoch is not None:
+            yield from ((self.epoch, index) for index in range(start, self.num_clips))
+            return
+        first_epoch, skip = divmod(start, self.num_clips)
+        for epoch in count(first_epoch):
+            order = np.random.default_rng([self.seed, epoch, 0x0DE5]).permutation(self.num_clips)
+            yield from ((epoch, int(index)) for index in order[skip:])
+            skip = 0
+
+
+class _BatchMaker(Dataset["Batch | DataError"]):
+    """Makes whole batches in the worker; an error travels as a value, since workers would wrap it."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, keys: list[Key]) -> Batch | DataError:
+        try:
+            return stack([self._dataset[key] for key in keys])
+        except DataError as error:
+            return error
+
+
+def stack(items: Sequence[ClipItem]) -> Batch:
+    """Stack clips into a batch."""
+    return Batch(
+        x_BCTHW=torch.stack([item["x_CTHW"] for item in items]),
+        label_B=torch.tensor([item["label"] for item in items]),
+        index_B=torch.tensor([item["index"] for item in items]),
+        sources=[item["source"] for item in items],
+        start_s=[item["start_s"] for item in items],
+        skipped=sorted({pair for item in items for pair in item["skipped"]}),
+    )
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _worker_batches(dataset: ClipDataset, order: Order, num_workers: int) -> Iterator[Batch]:
+    loader: DataLoader[Any] = DataLoader(
+        _BatchMaker(dataset),
+        batch_size=None,
+        sampler=order,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        prefetch_factor=_PREFETCH if num_workers else None,
+        # Without one of its own, a loader draws from the global generator and changes a seeded run.
+        generator=torch.Generator().manual_seed(0),
+    )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _stream_batches(
+    stream: ClipStream, batch_size: int, num_workers: int, start_step: int
+) -> Iterator[Batch]:
+    jobs = stream.jobs(start_step * batch_size)
+    if not num_workers:
+        while items := [job() for job in islice(jobs, batch_size)]:
+            yield stack(items)
+        return
+    # Threads, not processes: `datasets` would share a stream's shards out among processes by itself,
+    # which changes the order; FFmpeg decodes without holding the interpreter's lock.
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        waiting: deque[Future[ClipItem]] = deque()
+        while True:
+            waiting.extend(_submit(pool, jobs, _PREFETCH * batch_size - len(waiting)))
+            if not waiting:
+                return
+            yield stack([waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(pool: ThreadPoolExecutor, jobs: Iterator[Job], num: int) -> Iterator[Future[ClipItem]]:
+    return (pool.submit(job) for job in islice(jobs, num))
