@@ -87,7 +87,7 @@ def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
     # A few hundred columns at most, each as high as the mean of the codes in it.
     columns = min(shown, 220)
     edges = sorted({round(i * shown / columns) for i in range(columns + 1)})
-    parts = [frame.axes(_code_axis(shown, size), "share of tokens", percent=True)]
+    parts = [frame.axes(_code_axis(used, shown, size), "share of tokens", percent=True)]
     _, floor = frame.place(0, 0)
     for left, right in itertools.pairwise(edges):
         share = sum(shares[left:right]) / (right - left)
@@ -116,8 +116,9 @@ def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
     )
 
 
-def _code_axis(shown: int, size: int) -> str:
-    return "code, most used first" + (f"; {size - shown:,} more are never used" if shown < size else "")
+def _code_axis(used: int, shown: int, size: int) -> str:
+    never = f"; {size - used:,} of {size:,} are never used" if shown < size else ""
+    return "code, most used first" + never
 
 
 def number(value: float) -> str:
@@ -166,6 +167,8 @@ class _Frame:
                 )
             )
         for value in _ticks(self.x, log=self.x_log):
+            if value % 1:  # steps and codes are counted
+                continue
             x, _ = self.place(value, self.y[0])
             parts.append(
                 Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(

@@ -1,0 +1,121 @@
+"""Every bundled encoder x quantizer x decoder (x discriminator), and generator x discriminator.
+
+Each combination that the ports admit is built from the parts' own example options, trained for two real
+steps and saved and loaded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from zoo.assemblies import Assembly, Autoencoder, Gan
+from zoo.building import build
+from zoo.discovery import DISTRIBUTION, catalogue
+from zoo.errors import PortError
+from zoo.parts import Kind, Part
+from zoo.recipes import Recipe
+from zoo.training.loop import start, training_step
+from zoo.weights import load, save
+
+CLIP = {"num_frames": 13, "height": 16, "width": 16}
+"""The smallest clip that every bundled discriminator can judge at its example options."""
+Combination = tuple[Part, ...]
+
+
+def _bundled(kind: Kind) -> list[Part]:
+    return [part for part in catalogue().parts if part.kind == kind and part.distribution == DISTRIBUTION]
+
+
+def _combinations() -> list[Combination]:
+    autoencoders = itertools.product(*map(_bundled, ("encoder", "quantizer", "decoder")))
+    players = [*autoencoders, *((generator,) for generator in _bundled("generator"))]
+    judges: list[Combination] = [(), *((judge,) for judge in _bundled("discriminator"))]
+    return [(*player, *judge) for player, judge in itertools.product(players, judges)]
+
+
+COMBINATIONS = _combinations()
+REFUSED: dict[str, str] = {}
+"""Combinations, by id, that the ports refuse, and a word of the reason."""
+
+
+def _name(combination: Combination) -> str:
+    return "-".join(part.name for part in combination)
+
+
+def _recipe(combination: Combination) -> Recipe:
+    fields: dict[str, Any] = {part.kind: {"use": part.full_name, **part.spec.example} for part in combination}
+    judged = "discriminator" in fields
+    autoencoder = "encoder" in fields
+    objective: dict[str, Any] = {"adversarial": {"loss": "hinge"}} if judged or not autoencoder else {}
+    if autoencoder:
+        objective |= {"reconstruction": {"loss": "l1"}, "quantizer": {}}
+        fields |= {"pre_quant": "conv1x1x1", "post_quant": "conv1x1x1"}
+    return Recipe.model_validate(
+        {
+            "summary": "A combination.",
+            "assembly": "autoencoder" if autoencoder else "gan",
+            "clip": CLIP,
+            "train": {"batch_size": 2, "objective": objective},
+            **fields,
+        }
+    )
+
+
+def _seen(model: Assembly, x_BCTHW: torch.Tensor) -> list[torch.Tensor]:
+    """What a model makes, and what its discriminators say of it."""
+    with torch.no_grad():
+        made = model.reconstruct(x_BCTHW) if isinstance(model, Autoencoder) else model.sample(2, seed=3)
+        frames = torch.zeros(len(made), dtype=torch.int64)
+        return [made, *(logits for judged in model.judge(made, frame_B=frames) for logits in judged.logits)]
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=_name)
+def test_combination(combination: Combination, tmp_path: Path) -> None:
+    recipe = _recipe(combination)
+    if _name(combination) in REFUSED:
+        with pytest.raises(PortError, match=REFUSED[_name(combination)]):
+            build(recipe, seed=0)
+        return
+    model = build(recipe, seed=0)
+    assert isinstance(model, Autoencoder if recipe.assembly == "autoencoder" else Gan)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    generator = torch.Generator().manual_seed(1)
+    clips = [torch.rand(2, 3, *CLIP.values(), generator=generator) * 2 - 1 for _ in range(3)]
+
+    judged = len(model.discriminator) > 0
+    if recipe.assembly == "gan" and not judged:
+        assert model.sample(1).shape == (1, 3, *CLIP.values())
+    else:
+        run = start(model, torch.device("cpu"))
+        for _ in range(2):
+            numbers = training_step(run, iter(clips))
+            assert all(math.isfinite(float(number)) for number in numbers.values()), numbers
+        fields = {
+            name.partition(".")[0]
+            for name, value in model.named_parameters()
+            if not torch.equal(value, before[name])
+        }
+        learns = {name.partition(".")[0] for name, value in model.named_parameters() if value.requires_grad}
+        assert fields == learns
+
+    model.eval()
+    loaded = load(save(model, tmp_path / "model"))
+    for a, b in zip(_seen(model, clips[2]), _seen(loaded, clips[2]), strict=True):
+        assert torch.equal(a, b)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+
+
+def test_every_combination_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    number = {kind: len(_bundled(kind)) for kind in ("encoder", "quantizer", "decoder", "generator")}
+    players = number["encoder"] * number["quantizer"] * number["decoder"] + number["generator"]
+    judges = len(_bundled("discriminator"))
+    assert len({_name(combination) for combination in COMBINATIONS}) == players * (1 + judges) >= 49
+    assert set(REFUSED) <= {_name(combination) for combination in COMBINATIONS}
+    with capsys.disabled():
+        print(f"\n{len(COMBINATIONS) - len(REFUSED)} combinations of bundled parts, {len(REFUSED)} refused")

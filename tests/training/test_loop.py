@@ -1,0 +1,218 @@
+"""One step at a time: who is updated, with what, and what stops it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training.squares import GAN, VQGAN, VQVAE, Squares
+
+import zoo
+from zoo.data import make_loader
+from zoo.errors import TrainingError
+from zoo.recipes import Ema, Optimizer, Schedule
+from zoo.training.ema import MovingAverage
+from zoo.training.loop import Run, discriminator_step, model_step, start, training_step
+from zoo.training.optimizers import make_optimizer, make_schedule
+
+
+def batches() -> Iterator[Tensor]:
+    return (batch["x_BCTHW"] for batch in make_loader(Squares(12), batch_size=4, num_workers=0))
+
+
+def begin(recipe: dict[str, Any], **objective: Any) -> Run:
+    recipe = copy.deepcopy(recipe)
+    for term, value in objective.items():
+        recipe["train"]["objective"][term] |= value
+    return start(zoo.build(recipe, seed=0), torch.device("cpu"))
+
+
+def weights(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Copies of the model's and of the discriminators' parameters."""
+    mine: dict[str, Tensor] = {}
+    theirs: dict[str, Tensor] = {}
+    for name, parameter in run.model.named_parameters():
+        (theirs if name.startswith("discriminator.") else mine)[name] = parameter.detach().clone()
+    return mine, theirs
+
+
+def changed(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
+    return {name for name in a if not torch.equal(a[name], b[name])}
+
+
+def test_a_vqvae_learns() -> None:
+    recipe = copy.deepcopy(VQVAE)
+    recipe["train"] |= {"steps": 40, "optimizer": {"use": "adam", "lr": 1e-2}}
+    run = start(zoo.build(recipe, seed=0), torch.device("cpu"))
+    data = batches()
+    losses = [float(training_step(run, data)["loss"]) for _ in range(40)]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert run.step == run.batches == 40
+
+
+def test_each_step_moves_its_own_player_only() -> None:
+    run = begin(VQGAN, adversarial={"start_step": 0, "adaptive": False})
+    x = next(batches())
+    mine, theirs = weights(run)
+    made, numbers = model_step(run, x)
+    mine_after, theirs_after = weights(run)
+    assert changed(mine, mine_after) == set(mine)
+    assert not changed(theirs, theirs_after)
+    assert all(p.grad is None for p in run.model.discriminator.parameters())
+    assert all(p.requires_grad for p in run.model.discriminator.parameters())
+    assert not made.requires_grad
+    discriminator_step(run, x, made)
+    mine_last, theirs_last = weights(run)
+    assert not changed(mine_after, mine_last)
+    assert changed(theirs, theirs_last) == set(theirs)
+    weighted = numbers["reconstruction"] + numbers["quantizer"] + 0.5 * numbers["adversarial"]
+    torch.testing.assert_close(numbers["loss"], weighted)
+
+
+def test_discriminators_wait_for_their_start_and_then_take_their_steps_on_fresh_batches() -> None:
+    run = begin(VQGAN)  # from step 2 on, 2 updates a step
+    data = batches()
+    for step in range(4):
+        before = weights(run)[1]
+        numbers = training_step(run, data)
+        playing = step >= 2
+        assert bool(changed(before, weights(run)[1])) == playing
+        assert ("adversarial" in numbers) == ("discriminator_loss" in numbers) == playing
+    assert run.batches == 2 + 2 * 2
+    assert 0 < float(numbers["adaptive_weight"]) <= 1e4
+
+
+def test_extra_turns_of_the_discriminators_do_not_teach_the_codebook() -> None:
+    once = begin(VQGAN, adversarial={"start_step": 0, "discriminator_steps": 1})
+    twice = begin(VQGAN, adversarial={"start_step": 0, "discriminator_steps": 3})
+    for run in (once, twice):
+        torch.manual_seed(0)
+        training_step(run, batches())
+    a, b = once.model.quantizer.state_dict(), twice.model.quantizer.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert all(module.training for module in twice.model.modules())
+
+
+@pytest.mark.parametrize("loss", ["minimax", "non-saturating", "hinge", "least-squares"])
+def test_a_gan_takes_both_steps_with_every_loss(loss: str) -> None:
+    run = begin(GAN, adversarial={"loss": loss})
+    before = weights(run)
+    numbers = training_step(run, batches())
+    after = weights(run)
+    assert changed(before[1], after[1]) == set(before[1])
+    assert changed(before[0], after[0])
+    assert all(math.isfinite(float(value)) for value in numbers.values())
+
+
+def test_image_discriminators_see_one_drawn_frame_a_clip_the_same_of_real_and_made() -> None:
+    run = begin(GAN)
+    seen: list[Tensor] = []
+    run.model.discriminator[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    number_BT = torch.arange(4.0).expand(8, 4) / 4
+    x = number_BT[:, None, :, None, None].expand(8, 3, 4, 16, 16).contiguous()
+    frames = []
+    for step in range(6):
+        run.step = step
+        discriminator_step(run, x, -x)
+        real, made = seen[-2:]
+        assert real.shape == (8, 3, 16, 16)
+        assert torch.equal(real, -made)
+        frames.append(real[:, 0, 0, 0].tolist())
+    assert {value for step in frames for value in step} == {0.0, 0.25, 0.5, 0.75}
+    assert frames[0] != frames[1]
+    run.step = 0
+    discriminator_step(run, x, -x)
+    assert seen[-1][:, 0, 0, 0].abs().tolist() == frames[0]
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_changes() -> None:
+    run = begin(VQVAE)
+    data = batches()
+    training_step(run, data)
+    before = weights(run)[0]
+    bad = next(data)
+    bad[0, 0, 0, 0, 0] = math.nan
+    with pytest.raises(TrainingError, match=r"step 2: the model's loss is nan .*reconstruction nan"):
+        training_step(run, itertools.repeat(bad))
+    assert not changed(before, weights(run)[0])
+    assert run.step == 1
+
+
+def test_a_gradient_that_is_not_finite_stops_before_anything_changes() -> None:
+    run = begin(VQVAE)
+    next(iter(run.model.decoder.parameters())).register_hook(lambda grad: grad * math.inf)  # type: ignore[union-attr]
+    before = weights(run)[0]
+    with pytest.raises(TrainingError, match="norm of the model's gradient"):
+        training_step(run, batches())
+    assert not changed(before, weights(run)[0])
+
+
+def test_gradients_are_cut_to_the_norm_asked_for() -> None:
+    recipe = copy.deepcopy(VQVAE)
+    recipe["train"] |= {"clip_grad_norm": 1e-3, "optimizer": {"use": "momentum", "lr": 1.0, "betas": [0, 0]}}
+    recipe["train"]["schedule"] = {"use": "constant"}
+    run = start(zoo.build(recipe, seed=0), torch.device("cpu"))
+    before = weights(run)[0]
+    training_step(run, batches())
+    after = weights(run)[0]
+    moved = torch.stack([(after[name] - before[name]).norm() for name in before]).norm()
+    assert float(moved) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_moving_average_follows_its_formula_and_copies_buffers() -> None:
+    model = zoo.build(VQGAN, seed=0)
+    average = MovingAverage(model, Ema(decay=0.5, warmup=True))
+    name, weight = next(iter(model.named_parameters()))
+    expected = weight.detach().clone()
+    for n in range(12):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+            for buffer in model.buffers():
+                buffer.add_(1)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * weight.detach()
+        average.update(model)
+    torch.testing.assert_close(average.tensors()[name], expected)
+    for theirs, mine in zip(model.quantizer.buffers(), average.model.quantizer.buffers(), strict=True):  # type: ignore[union-attr]
+        assert torch.equal(theirs, mine)
+    assert average.model.discriminator is model.discriminator
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"use": "constant"}, [1.0] * 8),
+        ({"use": "constant", "warmup_steps": 3}, [0.25, 0.5, 0.75] + [1.0] * 5),
+        ({"use": "linear", "min_lr": 0.2}, [1 - 0.8 * n / 8 for n in range(8)]),
+        (
+            {"use": "cosine", "warmup_steps": 2},
+            [1 / 3, 2 / 3] + [0.5 + 0.5 * math.cos(math.pi * n / 6) for n in range(6)],
+        ),
+    ],
+)
+def test_schedules(config: dict[str, Any], expected: list[float]) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(Schedule(**config), optimizer, peak_lr=1.0, steps=8)
+    rates = []
+    for step in range(8):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx(expected)
+
+
+def test_optimizer_decays_matrices_only_and_knows_its_name() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = make_optimizer(Optimizer(use="lion", lr=1e-4, weight_decay=0.1), model.parameters())
+    decays = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {2: 0.1, 1: 0.0}
+    assert type(optimizer).__module__.startswith("timm")
+    with pytest.raises(TrainingError, match="adamw"):
+        make_optimizer(Optimizer(use="adamq"), model.parameters())
