@@ -34,6 +34,16 @@ SHORT_FORMS = {
 }
 
 
+PART_FIELDS = {
+    "encoder": "Turns clips into latents; `autoencoder` only.",
+    "quantizer": "Turns latents into codes, or into a continuous bottleneck; `autoencoder` only.",
+    "decoder": "Turns what the quantizer emits into clips; `autoencoder` only.",
+    "generator": "Makes clips from noise; `gan` only.",
+    "discriminator": "Judge clips while training; any number of them.",
+}
+"""Meaning of the fields that hold parts."""
+
+
 def pages() -> dict[Path, str]:
     """Return the text that each generated file should hold, by path."""
     return {
@@ -117,29 +127,31 @@ def _meaning(option: click.Option) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|").replace("``", "`")
 
 
 def models() -> list[type[BaseModel]]:
     """List the classes of the recipe schema: Recipe first, then each where it is first used."""
     found: list[type[BaseModel]] = []
-
-    def visit(annotation: Any) -> None:
-        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        if is_model and annotation not in found:
-            found.append(annotation)
-            for field in annotation.model_fields.values():
-                visit(field.annotation)
-        for argument in getattr(annotation, "__args__", ()):
-            visit(argument)
-
-    visit(recipes.Recipe)
+    waiting: list[type[BaseModel]] = [recipes.Recipe]
+    while waiting:
+        model = waiting.pop(0)
+        if model not in found:
+            found.append(model)
+            inner = [cls for field in model.model_fields.values() for cls in _inner_models(field.annotation)]
+            waiting = [*inner, *waiting]
     return found
 
 
+def _inner_models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _inner_models(argument)]
+
+
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """Return the docstring under each field of a class and of its bases."""
-    docs: dict[str, str] = {}
+    """Return the docstring under each field of a class and of its bases, or else of what the field holds."""
+    docs = dict(PART_FIELDS) if model is recipes.Recipe else {}
     for cls in reversed(model.__mro__):
         if not issubclass(cls, BaseModel) or cls is BaseModel:
             continue
@@ -155,6 +167,9 @@ def field_docs(model: type[BaseModel]) -> dict[str, str]:
             ):
                 docs[previous.target.id] = inspect.cleandoc(str(statement.value.value))
             previous = statement
+    for name, field in model.model_fields.items():
+        if name not in docs and (inner := _inner_models(field.annotation)):
+            docs[name] = _paragraph(inner[0])
     return docs
 
 
@@ -260,8 +275,12 @@ def _value(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return f"mapping of names to {_value(schema['additionalProperties'], definitions)}"
     words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in limits.items() if key in schema]
+    bounds = [f"{sign} {_number(schema[key])}" for key, sign in limits.items() if key in schema]
     return " ".join([words[schema["type"]], *([", ".join(bounds)] if bounds else [])])
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def model_table() -> str:

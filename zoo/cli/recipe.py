@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.common import ExistingFile, count, json_option, print_json
-from zoo.errors import ZooError
+from zoo.errors import RecipeError, ZooError
 
 if TYPE_CHECKING:
     from zoo.recipe_files import Resolved
@@ -37,11 +37,17 @@ def check(file: Path, as_json: bool) -> int:
       zoo recipe check my-recipes.yaml
       zoo recipe check my-recipes.yaml --json
     """
-    recipes = _check_all(file)
+    try:
+        recipes, error = _check_all(file), None
+    except RecipeError as problem:
+        if not as_json:
+            raise
+        recipes, error = [], str(problem)
     bad = [found for found in recipes if found["error"]]
+    valid = not bad and error is None
     if as_json:
-        print_json({"file": str(file), "valid": not bad, "recipes": recipes})
-        return 1 if bad else 0
+        print_json({"file": str(file), "valid": valid, "error": error, "recipes": recipes})
+        return 0 if valid else 1
     for found in recipes:
         if found["error"]:
             click.echo(f"BAD  {found['name']}\n  {found['error']}")
