@@ -87,13 +87,12 @@ def choose(
     period = 1.0 / file_fps
     span = (clip.num_frames - 1) / (clip.fps or file_fps)
     for _ in range(2):
-        seen = 0.0
+        seen: list[tuple[float, _T]] = []
 
-        def watched(start_s: float) -> Iterator[tuple[float, _T]]:
-            nonlocal seen
-            for time_s, picture in pictures_from(start_s):
-                seen = time_s
-                yield time_s, picture
+        def watched(start_s: float, seen: list[tuple[float, _T]] = seen) -> Iterator[tuple[float, _T]]:
+            for picture in pictures_from(start_s):
+                seen[:] = [picture]
+                yield picture
 
         start_s = time * max(0.0, length_s - period - span)
         if clip.fps is None:
@@ -101,11 +100,13 @@ def choose(
         else:
             selected = at_rate(watched(start_s), start_s=start_s, fps=clip.fps, file_fps=file_fps)
         chosen = list(islice(selected, clip.num_frames))
-        if len(chosen) == clip.num_frames or seen + 2.5 * period > length_s:
+        if len(chosen) == clip.num_frames or not seen:
             break
-        length_s = seen + period
-    if chosen:
-        chosen += [chosen[-1]] * (clip.num_frames - len(chosen))
+        held = [*chosen, *(seen * (clip.num_frames - len(chosen)))]
+        if seen[0][0] + 2.5 * period > length_s:
+            return held
+        chosen = held
+        length_s = seen[0][0] + period
     return chosen
 
 

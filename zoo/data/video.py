@@ -20,6 +20,7 @@ from zoo.data.container import Reader, VideoSource, name_of, quarter_turns
 from zoo.errors import DataError
 
 _T = TypeVar("_T")
+_TIE_S = 1e-6  # a frame that appears at the very limit counts, however its time was rounded
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def at_rate(
     whatever the rounding of time stamps; a frame that stays on screen is repeated. The first
     wanted time is moved to the time of the picture that it selects.
     """
-    tolerance = 0.5 / max(fps, file_fps)
+    tolerance = 0.5 / max(fps, file_fps) + _TIE_S
     period = 1.0 / file_fps
     on_screen: tuple[float, _T] | None = None
     base: float | None = None

@@ -1,0 +1,19 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data from outside the project: ZOO_TEST_DATA, or ../shared/data beside the project."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    named = os.environ.get("ZOO_TEST_DATA")
+    folder = Path(named) if named else beside
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"no real data: neither ZOO_TEST_DATA (now {named!r}) nor {beside} holds the test data")
+    return folder

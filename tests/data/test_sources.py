@@ -1,0 +1,263 @@
+"""Every kind of source: folders, files, saved data sets, parquet, streams, digits, the Hub, the demo."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import re
+import shutil
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from counting import write_counting
+
+from zoo.data import ClipDataset, ClipStream, check_data, demo_clips, make_loader, open_clips
+from zoo.data.folders import find_files, hold_out
+from zoo.data.hub import load_datasets
+from zoo.errors import DataError
+from zoo.recipes import Clip
+
+CLIP = Clip(num_frames=4, height=16, width=16, fps=10.0)
+
+
+def names(dataset: Any) -> list[str]:
+    return [source.name for source in dataset.sources]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A `datasets.Dataset` of 100 videos with labels, two of them broken."""
+    datasets = load_datasets()
+    folder = tmp_path_factory.mktemp("rows")
+    data = [
+        write_counting(folder / f"{n}.mkv", [40 * t for t in range(20 + n)]).read_bytes() for n in range(5)
+    ]
+    videos = [{"path": None, "bytes": b"broken" if n in (40, 70) else data[n % 5]} for n in range(100)]
+    features = datasets.Features(
+        {"video": datasets.Video(decode=False), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    return datasets.Dataset.from_dict(
+        {"video": videos, "label": [n % 2 for n in range(100)]}, features=features
+    )
+
+
+def test_a_folder_without_splits_holds_out_one_in_ten_by_hash(folder_of_videos: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder_of_videos, tmp_path / "v")
+    train, test, whole = (
+        names(open_clips(tmp_path / "v", clip=CLIP, split=s)) for s in ("train", "test", None)
+    )
+    assert sorted(train + test) == sorted(whole)
+    assert 1 <= len(test) <= 4
+    # Names with "test" in them make no split, hidden files and other suffixes are no videos, and
+    # adding a file moves none of the others.
+    shutil.copy(tmp_path / "v" / whole[0], tmp_path / "v" / "test_x.mkv")
+    shutil.copy(tmp_path / "v" / whole[0], tmp_path / "v" / ".hidden.mkv")
+    (tmp_path / "v" / "notes.txt").write_text("no video")
+    more = names(open_clips(tmp_path / "v", clip=CLIP, split="train"))
+    assert set(train) <= set(more)
+    assert set(more) - set(train) <= {"test_x.mkv"}
+
+
+def test_holding_out_never_leaves_a_side_empty() -> None:
+    for num in range(2, 40):
+        held = hold_out([f"{num}-{n}" for n in range(num)], "test")
+        rest = hold_out([f"{num}-{n}" for n in range(num)], "train")
+        assert held
+        assert rest
+        assert sorted(held + rest) == list(range(num))
+    assert 60 < len(hold_out([str(n) for n in range(1000)], "test")) < 140
+
+
+def test_split_folders_and_labels_from_metadata(folder_of_videos: Path, tmp_path: Path) -> None:
+    clips = [file.path for file in find_files(folder_of_videos)]
+    for folder, chosen in {"Train/x": clips[:4], "validation/y": clips[4:6], "other": clips[6:7]}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for path in chosen:
+            shutil.copy(path, tmp_path / folder)
+    train, test = (open_clips(tmp_path, clip=CLIP, split=s) for s in ("train", "test"))
+    assert [name.split("/")[0] for name in names(train)] == ["Train"] * 4
+    assert [name.split("/")[0] for name in names(test)] == ["validation"] * 2
+    assert train.labels == test.labels == ["other", "x", "y"]
+    with (tmp_path / "Train" / "metadata.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerows(
+            [["file_name", "label"], [f"x/{clips[0].name}", "jump"], [f"x/{clips[1].name}", "run"]]
+        )
+    train = open_clips(tmp_path, clip=CLIP, split="train")
+    assert train.labels == ["jump", "run"]
+    assert [item["label"] for item in itertools.islice(train, 3)] == [0, 1, -1]
+
+
+def test_one_file_and_images(folder_of_videos: Path, tmp_path: Path) -> None:
+    from zoo.data import write_video
+
+    one = open_clips(find_files(folder_of_videos)[0].path, clip=CLIP, split="train")
+    assert len(one) == 1
+    write_video(tmp_path / "a.png", torch.rand(3, 1, 20, 30) * 2 - 1, 1)
+    images = open_clips(tmp_path, clip=Clip(num_frames=1, height=16, width=16), split="test")
+    assert tuple(images[0]["x_CTHW"].shape) == (3, 1, 16, 16)
+
+
+def test_datasets_objects_saved_folders_and_parquet_are_the_same_clips(rows: Any, tmp_path: Path) -> None:
+    rows.save_to_disk(str(tmp_path / "saved"))
+    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    (tmp_path / "many" / "data").mkdir(parents=True)
+    rows.select(range(80)).to_parquet(str(tmp_path / "many" / "data" / "train-00000-of-00001.parquet"))
+    rows.select(range(80, 100)).to_parquet(str(tmp_path / "many" / "data" / "test-00000-of-00001.parquet"))
+    kinds = [rows, tmp_path / "saved", tmp_path / "rows.parquet"]
+    opened = [open_clips(kind, clip=CLIP, split="train", seed=4) for kind in kinds]
+    for dataset in opened:
+        assert isinstance(dataset, ClipDataset)
+        assert dataset.labels == ["a", "b"]
+        assert torch.equal(dataset[7]["x_CTHW"], opened[0][7]["x_CTHW"])
+        assert dataset[7]["label"] == opened[0][7]["label"]
+    held = open_clips(rows, clip=CLIP, split="test")
+    assert len(opened[0]) + len(held) == 100
+    many = open_clips(tmp_path / "many", clip=CLIP, split="test")
+    assert len(many) == 20
+    assert len(open_clips(tmp_path / "many", clip=CLIP, split="train")) == 80
+    batches = make_loader(open_clips(rows, clip=CLIP), batch_size=25, num_workers=0, shuffle=False)
+    assert sum(len(batch["sources"]) for batch in batches) == 100
+    assert sum(not report.ok for report in check_data(tmp_path / "rows.parquet")) == 2
+
+
+def test_other_columns_and_label_types(rows: Any, tmp_path: Path) -> None:
+    datasets = load_datasets()
+    data = [row["bytes"] for row in rows[:4]["video"]]
+    binary = datasets.Dataset.from_dict({"clip": data, "label": ["z", "y", "z", None]})
+    opened = open_clips(binary, clip=CLIP)
+    assert opened.labels == ["y", "z"]
+    assert [item["label"] for item in opened] == [1, 0, 1, -1]
+    (tmp_path / "v.mkv").write_bytes(data[0])
+    paths = datasets.Dataset.from_dict({"video": [str(tmp_path / "v.mkv")]})
+    assert open_clips(paths, clip=CLIP)[0]["source"].endswith("#0")
+    with pytest.raises(DataError, match=r"no column holds videos.*text"):
+        open_clips(datasets.Dataset.from_dict({"text": ["a"]}), clip=CLIP)
+
+
+def test_a_stream_repeats_resumes_and_does_not_depend_on_workers(rows: Any, tmp_path: Path) -> None:
+    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    stream = f"stream:{tmp_path / 'rows.parquet'}"
+
+    def opened(split: str) -> Any:
+        return open_clips(stream, clip=CLIP, split=split, seed=2, augment=("flip",))
+
+    train = opened("train")
+    assert isinstance(train, ClipStream)
+    assert train.labels == ["a", "b"]
+    # 68 rows are left for training: batch 20 is in the second epoch, batch 50 in the fourth.
+    batches = list(itertools.islice(make_loader(train, batch_size=4, num_workers=0), 54))
+    threads = itertools.islice(make_loader(opened("train"), batch_size=4, num_workers=2), 54)
+    for one, other in zip(batches, threads, strict=True):
+        assert torch.equal(one["x_BCTHW"], other["x_BCTHW"])
+        assert one["sources"] == other["sources"]
+    for step in (3, 20, 50):
+        later = make_loader(opened("train"), batch_size=4, num_workers=0, start_step=step)
+        for one, other in zip(batches[step:], itertools.islice(later, 3), strict=False):
+            assert torch.equal(one["x_BCTHW"], other["x_BCTHW"])
+            assert one["sources"] == other["sources"]
+    epoch = {name for batch in batches[:17] for name in batch["sources"]}
+    held = {item["source"] for item in opened("test")}
+    assert len(held) == 32
+    assert len(epoch) == 66
+    assert not epoch & held
+    assert len(train.skipped) == 2
+
+
+def test_a_stream_object(rows: Any) -> None:
+    stream = open_clips(rows.to_iterable_dataset(num_shards=3), clip=CLIP, split="train")
+    batch = next(iter(make_loader(stream, batch_size=8)))
+    assert tuple(batch["x_BCTHW"].shape) == (8, 3, 4, 16, 16)
+    broken = rows.select([40, 70] * 40).to_iterable_dataset()
+    with pytest.raises(DataError, match="can be used"):
+        next(iter(make_loader(open_clips(broken, clip=CLIP, split="train"), batch_size=8)))
+
+
+def test_a_broken_torchcodec_does_no_harm(rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec" / "__init__.py").write_text("raise RuntimeError('could not load libtorchcodec')")
+    datasets = load_datasets()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
+    monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", True)
+    assert open_clips(rows, clip=CLIP)[0]["label"] == 0
+    assert datasets.config.TORCHCODEC_AVAILABLE is False
+
+
+def test_moving_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = np.zeros((100, 28, 28), np.uint8)
+    digits[:, 4:24, 10:18] = 100 + np.arange(100, dtype=np.uint8)[:, None, None]
+    np.savez(tmp_path / "digits.npz", images=digits)
+    (tmp_path / "idx").write_bytes(
+        b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in digits.shape) + digits.tobytes()
+    )
+    clip = Clip(num_frames=20)
+    monkeypatch.setenv("ZOO_MNIST", str(tmp_path / "idx"))
+    train = open_clips("moving-mnist", clip=clip, split="train", seed=1)
+    again = open_clips(f"moving-mnist:{tmp_path / 'digits.npz'}", clip=clip, split="train", seed=1)
+    test = open_clips("moving-mnist", clip=clip, split="test")
+    assert torch.equal(train[5]["x_CTHW"], again[5]["x_CTHW"])
+    assert not torch.equal(train[0, 5]["x_CTHW"], train[1, 5]["x_CTHW"])
+    assert (len(train), len(test)) == (10_000, 1_000)
+    x = train[5]["x_CTHW"]
+    assert tuple(x.shape) == (3, 20, 64, 64)
+    frames = ((x[0] + 1) * 127.5).round().int()
+    values = set(frames.unique().tolist()) - {0}
+    assert 1 <= len(values) <= 2
+    assert (
+        max(values) < 190 <= min(set(((test[5]["x_CTHW"] + 1) * 127.5).round().int().unique().tolist()) - {0})
+    )
+    # The brighter digit is always whole, moves at most 3.6 pixels a frame, and moves.
+    bright = frames == max(values)
+    assert (bright.flatten(1).sum(1) == 160).all()
+    tops = bright.any(2).int().argmax(1)
+    lefts = bright.any(1).int().argmax(1)
+    steps = torch.stack([tops.diff(), lefts.diff()]).float().norm(dim=0)
+    assert 2 < steps.max() <= 5.1
+    small = open_clips("moving-mnist", clip=Clip(num_frames=2, height=32, width=32), split="test")
+    assert tuple(small[0]["x_CTHW"].shape) == (3, 2, 32, 32)
+    monkeypatch.delenv("ZOO_MNIST")
+    with pytest.raises(DataError, match="ZOO_MNIST"):
+        open_clips("moving-mnist", clip=clip)
+    with pytest.raises(DataError, match="holds no digits"):
+        open_clips(f"moving-mnist:{__file__}", clip=clip)
+
+
+def test_errors_say_what_was_asked_and_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"no/such/folder.*a folder of videos"):
+        open_clips("no/such/folder", clip=CLIP)
+    with pytest.raises(DataError, match="no videos or images"):
+        open_clips(tmp_path, clip=CLIP)
+    with pytest.raises(DataError, match="unknown split 'tset'"):
+        open_clips("demo", clip=CLIP, split="tset")
+    with pytest.raises(DataError, match="type list"):
+        open_clips([1, 2], clip=CLIP)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_clips(tmp_path / "pipe", clip=CLIP)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    for name in ("nobody/no-such-clips", "stream:nobody/no-such-clips:small"):
+        with pytest.raises(DataError, match=r"nobody/no-such-clips.*hf download"):
+            open_clips(name, clip=CLIP)
+
+
+def test_demo_clips_are_there_small_licensed_and_readable() -> None:
+    folder = demo_clips()
+    reports = check_data("demo")
+    assert len(reports) >= 20
+    assert all(report.ok and min(report.height, report.width) == 128 for report in reports)
+    assert all(report.duration_s > 2 for report in reports)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 8_000_000
+    patterns = re.findall(r"`((?:train|test)/[^`.]+)`", (folder / "LICENSES.md").read_text())
+    stems = [report.source.removesuffix(".mp4") for report in reports]
+    assert [stem for stem in stems if not any(fnmatch(stem, pattern) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(fnmatch(stem, pattern) for stem in stems)] == []
+    train, test = (open_clips("demo", clip=CLIP, split=split) for split in ("train", "test"))
+    assert {len(train) + len(test)} == {len(reports)}
