@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 import zoo
+import zoo_example
 from zoo.parts import Part
 from zoo_example.product_vq import ProductVQ
 
@@ -73,3 +77,12 @@ def test_the_recipe_of_this_plugin_builds_a_model_with_this_part() -> None:
         again = model.decode(tokens)
     assert tokens.indices_Bqthw.shape[1] == 4
     assert again.shape == x_BCTHW.shape
+
+
+def test_the_readme_shows_the_recipe_and_the_options_as_they_are() -> None:
+    folder = Path(__file__).parents[1]
+    readme = (folder / "README.md").read_text()
+    recipe = Path(zoo_example.__file__).with_name("recipes.yaml").read_text()
+    assert textwrap.indent(recipe, "    ") in readme
+    for option in inspect.signature(ProductVQ).parameters.values():
+        assert f"| `{option.name}` | {option.default} |" in readme

@@ -58,7 +58,10 @@ class ProductVQ(nn.Module):
         self.num_codebooks = num_groups
         self.codebook_size = codebook_size
         self.commitment = commitment
-        self.codes_qKd = nn.Parameter(torch.randn(num_groups, codebook_size, latent_dim // num_groups))
+        # Small codes differ in direction, so that latents of any scale spread over them; with a deviation of
+        # 1 the few codes nearest to 0 win all latents of an untrained encoder, and no other ever learns.
+        shape_qKd = (num_groups, codebook_size, latent_dim // num_groups)
+        self.codes_qKd = nn.Parameter(0.1 * torch.randn(shape_qKd))
 
     def forward(self, z_BDthw: Tensor) -> Quantized:
         """Quantize a latent; stat `perplexity` (1 to K, mean over groups) tells how many codes are in use."""
