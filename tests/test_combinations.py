@@ -20,11 +20,10 @@ from zoo.discovery import DISTRIBUTION, catalogue
 from zoo.errors import PortError
 from zoo.parts import Kind, Part
 from zoo.recipes import Recipe
+from zoo.testing.subject import Subject
 from zoo.training.loop import start, training_step
 from zoo.weights import load, save
 
-CLIP = {"num_frames": 13, "height": 16, "width": 16}
-"""The smallest clip that every bundled discriminator can judge at its example options."""
 Combination = tuple[Part, ...]
 
 
@@ -48,6 +47,15 @@ def _name(combination: Combination) -> str:
     return "-".join(part.name for part in combination)
 
 
+def _clip(combination: Combination) -> dict[str, int]:
+    """A small clip, large enough for the discriminators."""
+    T, H, W = 4, 16, 16
+    for part in combination:
+        if part.kind == "discriminator":
+            T, H, W = map(max, (T, H, W), Subject(part).ports.min_size)
+    return {"num_frames": T, "height": H, "width": W}
+
+
 def _recipe(combination: Combination) -> Recipe:
     fields: dict[str, Any] = {part.kind: {"use": part.full_name, **part.spec.example} for part in combination}
     judged = "discriminator" in fields
@@ -60,7 +68,7 @@ def _recipe(combination: Combination) -> Recipe:
         {
             "summary": "A combination.",
             "assembly": "autoencoder" if autoencoder else "gan",
-            "clip": CLIP,
+            "clip": _clip(combination),
             "train": {"batch_size": 2, "objective": objective},
             **fields,
         }
@@ -78,6 +86,7 @@ def _seen(model: Assembly, x_BCTHW: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=_name)
 def test_combination(combination: Combination, tmp_path: Path) -> None:
     recipe = _recipe(combination)
+    size = recipe.clip.num_frames, recipe.clip.height, recipe.clip.width
     if _name(combination) in REFUSED:
         with pytest.raises(PortError, match=REFUSED[_name(combination)]):
             build(recipe, seed=0)
@@ -86,11 +95,11 @@ def test_combination(combination: Combination, tmp_path: Path) -> None:
     assert isinstance(model, Autoencoder if recipe.assembly == "autoencoder" else Gan)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     generator = torch.Generator().manual_seed(1)
-    clips = [torch.rand(2, 3, *CLIP.values(), generator=generator) * 2 - 1 for _ in range(3)]
+    clips = [torch.rand(2, 3, *size, generator=generator) * 2 - 1 for _ in range(3)]
 
     judged = len(model.discriminator) > 0
     if recipe.assembly == "gan" and not judged:
-        assert model.sample(1).shape == (1, 3, *CLIP.values())
+        assert model.sample(1).shape == (1, 3, *size)
     else:
         run = start(model, torch.device("cpu"))
         for _ in range(2):
