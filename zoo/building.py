@@ -114,14 +114,18 @@ def build_part(kind: Kind, name: str, **options: Any) -> nn.Module:
     return _make(part, cls, options, "").eval()
 
 
-def plan(recipe: str | Path | Recipe | Mapping[str, Any], **overrides: Any) -> Plan:
+def plan(recipe: str | Path | Recipe | Mapping[str, Any] | Resolved, **overrides: Any) -> Plan:
     """Check a recipe to the end without allocating a weight.
+
+    Args:
+        recipe: As for `build`, or a recipe already resolved, which takes no overrides.
+        **overrides: As for `build`.
 
     Raises:
         ZooError: As `build`.
     """
     known = catalogue()
-    resolved = resolve_recipe(recipe, overrides)
+    resolved = recipe if isinstance(recipe, Resolved) else resolve_recipe(recipe, overrides)
     _check_fields(resolved)
     parts = []
     for field, kind, choice, where in _choices(resolved):

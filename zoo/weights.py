@@ -26,6 +26,7 @@ from zoo.building import plan
 from zoo.discovery import DISTRIBUTION, catalogue
 from zoo.errors import RecipeError, UnknownNameError, WeightsError
 from zoo.files import new_folder
+from zoo.recipe_files import PART_FIELDS
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -84,7 +85,7 @@ def load(reference: str | Path, *, device: str | torch.device | None = None) -> 
     folder = find_folder(reference)
     config = read_config(folder)
     try:
-        checked = plan(config["recipe"])
+        checked = plan(_not_pretrained(config["recipe"]))
     except UnknownNameError as error:
         raise WeightsError(f"{folder}: {error}\n{_install_line(config)}") from error
     except RecipeError as error:
@@ -100,6 +101,17 @@ def load(reference: str | Path, *, device: str | torch.device | None = None) -> 
         model = checked.make()
     model.load_state_dict(tensors)
     return model.to(device) if device is not None else model
+
+
+def _not_pretrained(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Switch off the option `pretrained` of every part: its weights are about to be replaced anyway."""
+
+    def switch(part: Any) -> Any:
+        if isinstance(part, list):
+            return [switch(item) for item in part]
+        return {**part, "pretrained": False} if isinstance(part, dict) and "pretrained" in part else part
+
+    return {field: switch(value) if field in PART_FIELDS else value for field, value in recipe.items()}
 
 
 def load_weights(model: Assembly, reference: str | Path) -> None:

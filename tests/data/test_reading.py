@@ -162,13 +162,24 @@ def test_hostile_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_video("/dev/zero")
     with pytest.raises(DataError):
         read_video("nul\0.mp4")
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{good}\n#EXT-X-ENDLIST\n"
-    Path("list.mp4").write_text(playlist)
-    with pytest.raises(DataError, match=r"list\.mp4"):
-        read_video("list.mp4")
-    Path("list.ffconcat").write_text(f"ffconcat version 1.0\nfile '{good}'\n")
-    with pytest.raises(DataError, match=r"list\.ffconcat"):
-        read_video("list.ffconcat")
+    with av.open("good.mkv") as source, av.open("good.ts", "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    assert len(read_video("good.ts").frames_THWC) == 3
+    segment = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+    for at, text in enumerate(
+        [
+            segment.format("good.ts"),
+            segment.format(tmp_path / "good.ts"),
+            "ffconcat version 1.0\nfile good.mkv\n",
+        ]
+    ):
+        Path(f"list{at}.mp4").write_text(text)
+        with pytest.raises(DataError, match=f"list{at}.mp4"):
+            read_video(f"list{at}.mp4")
     reports = {report.source: report for report in check_data(".")}
     assert not reports["pipe.mp4"].ok
     assert "folder.mp4" not in reports

@@ -34,7 +34,9 @@ TREES = st.recursive(
 
 def snapshot(value: int) -> Snapshot:
     """A snapshot whose every part says the same number."""
-    tensors = {name: {"a": torch.full((300, 40), value), "b": torch.tensor(value)} for name in ("model", "rng")}
+    tensors = {
+        name: {"a": torch.full((300, 40), value), "b": torch.tensor(value)} for name in ("model", "rng")
+    }
     return Snapshot(tensors, {"step": value, "text": "ä" * 10})
 
 
@@ -73,7 +75,9 @@ def test_pack_refuses_what_is_not_data() -> None:
 
 def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
     a = torch.arange(6.0)
-    save_checkpoint(tmp_path / "c", Snapshot({"model": {"a": a, "tied": a, "part": a[2:4], "none": a[:0]}}, {}))
+    save_checkpoint(
+        tmp_path / "c", Snapshot({"model": {"a": a, "tied": a, "part": a[2:4], "none": a[:0]}}, {})
+    )
     read = load_checkpoint(tmp_path / "c").tensors["model"]
     assert torch.equal(read["tied"], a)
     assert read["part"].tolist() == [2.0, 3.0]

@@ -84,9 +84,5 @@ def _parameters(resolved: Resolved) -> int:
 
     from zoo.building import plan
 
-    try:
-        checked = plan(resolved.recipe)
-    except ZooError as error:
-        raise type(error)(f"{resolved.where()}: {error}") from error
     with torch.device("meta"):
-        return checked.make().num_parameters()
+        return plan(resolved).make().num_parameters()

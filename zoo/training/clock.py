@@ -61,7 +61,6 @@ class Clock:
             "seconds": self._facts["seconds"],
         }
         self._facts["waited_seconds"] += self._waited
-        self._facts["steps_per_s"] = numbers["steps_per_s"]
         self._facts["data_wait_share"] = self._facts["waited_seconds"] / max(self._facts["seconds"], 1e-9)
         self._steps, self._busy, self._waited = 0, 0.0, 0.0
         return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,9 +35,7 @@ def make_optimizer(config: Optimizer, parameters: Iterable[nn.Parameter]) -> tor
     Raises:
         TrainingError: timm has no optimiser of that name, or cannot make it here.
     """
-    import_timm()
-    from timm import optim
-
+    optim = _timm("optim")
     names = optim.list_optimizers()
     if config.use not in names:
         close = difflib.get_close_matches(config.use, names, n=4) or ["adam", "adamw", "lion", "sgd"]
@@ -84,15 +83,13 @@ def make_schedule(
         peak_lr: Rate after the warm-up.
         steps: Updates in the run.
     """
-    import_timm()
-    from timm import scheduler
-
+    scheduler = _timm("scheduler")
     warmup = config.warmup_steps
-    decay_steps = max(1, steps - warmup)
+    # A decay of one update is at its first, the peak, as is one of two; timm warns of the former.
+    decay_steps = max(2, steps - warmup)
     # A step schedule with rate 1 is constant in every version of timm; "constant" is younger.
     shape = {"constant": "step", "cosine": "cosine", "linear": "poly"}[config.use]
-    made: Scheduler
-    made, _ = scheduler.create_scheduler_v2(
+    made: tuple[Scheduler, int] = scheduler.create_scheduler_v2(
         optimizer,
         sched=shape,
         num_epochs=decay_steps,
@@ -106,4 +103,9 @@ def make_schedule(
         step_on_epochs=False,
         updates_per_epoch=1,
     )
-    return made
+    return made[0]
+
+
+def _timm(module: str) -> Any:
+    import_timm()
+    return importlib.import_module(f"timm.{module}")

@@ -29,6 +29,8 @@ EVAL_CLIPS = 64
 """Held-out clips measured while training goes on; all of them are at the end."""
 NUM_SAMPLES = 4
 """Clips written to samples/."""
+KEPT = ("started", "resumed_at", "seconds", "waited_seconds", "data")
+"""Facts that a checkpoint carries over to the run that goes on from it."""
 _FALLBACK_FPS = 10.0
 
 
@@ -122,12 +124,8 @@ class Session:
         """Save checkpoint, model and run.json; a checkpoint of this very step is not written twice."""
         if self.saved_step == self.run.step:
             return
-        snapshot = take_snapshot(
-            self.run,
-            window=self.window.sums,
-            seconds=self.facts["seconds"],
-            waited=self.facts["waited_seconds"],
-        )
+        kept = {name: self.facts[name] for name in KEPT}
+        snapshot = take_snapshot(self.run, window=self.window.sums, facts=kept)
         save_checkpoint(self.folder / "checkpoint", snapshot)
         self.saved_step = self.run.step
         self.facts["step"] = self.run.step
@@ -187,6 +185,7 @@ class Session:
         numbers = self.window.take()
         numbers["lr"] = self.run.player.lr
         numbers |= clock.numbers()
+        self.facts["steps_per_s"] = self.run.step / max(self.facts["seconds"], 1e-9)
         self.journal.add(self.run.step, "train", numbers)
         self.callbacks.call("on_log", self.run.step, numbers)
 

@@ -205,16 +205,17 @@ def _journal(folder: Path, snapshot: Snapshot | None) -> Journal:
 
 
 def _go_on(session: Session, snapshot: Snapshot) -> None:
-    """Take over what the run's first part wrote down."""
-    state, facts = snapshot.state, session.facts
-    facts |= {"seconds": state["seconds"], "waited_seconds": state["waited"], "step": state["step"]}
-    facts["resumed_at"] = [*state["resumed_at"], state["step"]]
-    facts["started"] = state["started"]
-    if state["data"] != facts["data"]["description"]:
+    """Take over what the first part of the run wrote down."""
+    facts, before = session.facts, dict(snapshot.state["facts"])
+    data = before.pop("data")
+    if data["description"] != facts["data"]["description"]:
         warnings.warn(
-            f"the run began on other clips ({state['data']}); it goes on with {facts['data']['description']}",
+            f"the run began on other clips ({data['description']}); it goes on with "
+            f"{facts['data']['description']}",
             stacklevel=4,
         )
+    step = session.run.step
+    facts |= {**before, "resumed_at": [*before["resumed_at"], step], "step": step}
 
 
 def _with_steps(overrides: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
@@ -242,7 +243,11 @@ def _device(asked: str | torch.device | None) -> torch.device:
 
 
 def _facts(model: Assembly, clips: Clips, device: torch.device) -> dict[str, Any]:
-    """What run.json says from the start."""
+    """What run.json says from the start.
+
+    `seconds` are those of steps, without starting up, measuring and saving; `waited_seconds` is the part of
+    them spent waiting for data, `data_wait_share` their ratio.
+    """
     recipe = model.recipe
     judges = sum(parameter.numel() for parameter in model.discriminator.parameters())
     return {

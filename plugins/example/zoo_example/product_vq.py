@@ -6,8 +6,6 @@ group, N = B*t*h*w places.
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from torch.nn import functional as F
 
 from zoo.errors import ZooError
 from zoo.outputs import Quantized
+from zoo.precision import full_precision
 
 
 class ProductVQ(nn.Module):
@@ -66,7 +65,7 @@ class ProductVQ(nn.Module):
     def forward(self, z_BDthw: Tensor) -> Quantized:
         """Quantize a latent; stat `perplexity` (1 to K, mean over groups) tells how many codes are in use."""
         batch, _, t, h, w = z_BDthw.shape
-        with _no_autocast(z_BDthw):
+        with full_precision(z_BDthw):
             z_qNd = rearrange(z_BDthw.float(), "b (q d) t h w -> q (b t h w) d", q=self.num_codebooks)
             codes_qKd = self.codes_qKd.float()
             # The squared distance, less |z|^2, which is the same for every code.
@@ -96,12 +95,6 @@ class ProductVQ(nn.Module):
         used_qK.scatter_add_(1, indices_qN, torch.ones_like(indices_qN, dtype=used_qK.dtype))
         share_qK = used_qK / indices_qN.shape[1]
         return torch.special.entr(share_qK).sum(-1).exp().mean()
-
-
-def _no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    device = tensor.device.type
-    available = torch.amp.is_autocast_available(device)  # the meta device has none
-    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
 
 
 def _gather(codes_qKd: Tensor, indices_qN: Tensor) -> Tensor:

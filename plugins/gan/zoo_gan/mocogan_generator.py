@@ -6,7 +6,6 @@ N categories, Z = K + N + M what a frame is drawn from.
 
 from __future__ import annotations
 
-import contextlib
 from itertools import pairwise
 
 import torch
@@ -14,6 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
+from zoo.precision import full_precision
 from zoo_gan.checks import check_counts, num_halvings
 
 PART = "generator 'mocogan'"
@@ -190,7 +190,7 @@ class MoCoGANGenerator(nn.Module):
     def _motion_path(self, start_BM: Tensor, steps_BTM: Tensor) -> Tensor:
         """Walk from `start_BM`, one GRU step a frame; the start itself is not part of the path."""
         # A state that feeds itself drifts in half precision, so autocast stops here.
-        with _full_precision(steps_BTM.device.type):
+        with full_precision(steps_BTM):
             state, path = start_BM, []
             for step_BM in steps_BTM.unbind(dim=1):
                 state = self.recurrent(step_BM, state)
@@ -224,10 +224,3 @@ class MoCoGANGenerator(nn.Module):
 def _double(width_in: int, width_out: int) -> nn.ConvTranspose2d:
     """A transposed convolution that doubles height and width."""
     return nn.ConvTranspose2d(width_in, width_out, 4, stride=2, padding=1, bias=False)
-
-
-def _full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
-    """Turn autocast off where the device has one."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()

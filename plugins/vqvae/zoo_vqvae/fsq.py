@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, RecipeError
 from zoo.outputs import Quantized
+from zoo.precision import at_least_fp32, full_precision
 from zoo_vqvae.code_stats import code_stats, count_codes
-from zoo_vqvae.full_precision import at_least_fp32, full_precision
 
 _EPS = 1e-3
 """How far the bounded value may pass the outermost level, as a fraction of the range."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, RecipeError
 from zoo.outputs import Quantized
-from zoo_vqvae.full_precision import at_least_fp32, full_precision
+from zoo.precision import at_least_fp32, full_precision
 
 
 class GaussianBottleneck(nn.Module):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, RecipeError
 from zoo.outputs import Quantized
+from zoo.precision import at_least_fp32, full_precision
 from zoo_vqvae.code_stats import code_stats, count_codes
-from zoo_vqvae.full_precision import at_least_fp32, full_precision
 
 _MAX_DISTANCES = 2**24
 """Distances held at once: 64 MiB in float32."""

@@ -1,4 +1,4 @@
-"""Compute a region in full precision whatever autocast surrounds it."""
+"""Full precision inside any autocast, for quantizers and whatever else drifts without it."""
 
 from __future__ import annotations
 

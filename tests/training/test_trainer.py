@@ -1,0 +1,273 @@
+"""Whole runs: what is in the folder, going on, interrupts, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training.squares import GAN, VQGAN, VQVAE, Squares, squares
+
+import zoo
+from zoo.errors import DataError, OutputExistsError, TrainingError
+from zoo.training import Callback, TrainResult
+from zoo.training.checkpoint import load_checkpoint
+
+TIMES = {"steps_per_s", "data_wait_share", "seconds"}
+
+
+def run(recipe: dict[str, Any], out: Path, **options: Any) -> TrainResult:
+    options = {"data": squares(), "progress": False, "num_workers": 0, "device": "cpu", **options}
+    return zoo.train(recipe, out=out, **options)
+
+
+def losses(result: TrainResult) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in line.items() if name not in TIMES}
+        for line in result.history
+        if line["kind"] == "train"
+    ]
+
+
+class StopAfter(Callback):
+    """Presses Ctrl-C when a step was logged."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
+        self.step = step
+        self.number = number
+
+    def on_log(self, step: int, numbers: Mapping[str, float]) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("recipe", [VQVAE, VQGAN, GAN], ids=["vqvae", "vqgan", "gan"])
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    recipe: dict[str, Any], stop_at: int, tmp_path: Path
+) -> None:
+    whole = run(recipe, tmp_path / "whole")
+    torch.rand(3), random.random(), np.random.rand()  # another state of the caller's generators
+    first = run(recipe, tmp_path / "cut", callbacks=[StopAfter(stop_at)])
+    assert first.interrupted
+    assert first.step == stop_at
+    second = run(recipe, tmp_path / "cut", resume=True)
+    assert not second.interrupted
+    assert losses(second) == losses(whole)
+    assert [line["step"] for line in losses(second)] == [1, 2, 3, 4, 5, 6]
+    for name in ("model", "ema", "optimizers", "rng"):
+        a, b = (load_checkpoint(tmp_path / out / "checkpoint").tensors for out in ("whole", "cut"))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(tensor, b[name][key]) for key, tensor in a.get(name, {}).items())
+    assert second.figures == whole.figures
+
+
+def test_the_folder_of_a_run(tmp_path: Path) -> None:
+    recipe = copy.deepcopy(VQVAE)
+    recipe["train"] |= {"eval_every": 3, "log_every": 2, "ema": {"decay": 0.5}}
+    out = tmp_path / "run"
+    result = run(recipe, out, callbacks=["tensorboard"])
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert facts["step"] == facts["steps"] == 6
+    assert facts["data"]["clips"] == 12
+    assert facts["data"]["heldout_clips"] == 5
+    assert 0 <= facts["data_wait_share"] <= 1
+    assert facts["evaluation"]["values"] == result.figures
+    assert facts["evaluation"]["protocol"]["num_clips"] == 5
+    assert facts["evaluation"]["codebook"]["num_tokens"] == 5 * 2 * 4 * 4
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result.history
+    assert [(line["step"], line["kind"]) for line in lines] == [
+        (2, "train"),
+        (3, "eval"),
+        (4, "train"),
+        (6, "train"),
+        (6, "eval"),
+    ]
+    names = {str(path.relative_to(out)) for path in out.rglob("*.mp4")}
+    assert names == {
+        f"samples/{place}/{index}.mp4"
+        for place in ("original", "step-00000003", "step-00000006")
+        for index in range(4)
+    }
+    assert (out / "report.html").is_file()
+    assert list((out / "tensorboard").iterdir())
+    loaded = zoo.load(out)
+    x = torch.stack([Squares(5, random=False)[index]["x_CTHW"] for index in range(5)])
+    with torch.no_grad():
+        assert torch.equal(loaded.reconstruct(x), result.model.reconstruct(x))
+    assert not result.model.training
+
+
+def test_the_callers_generators_are_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    expected = (torch.rand(1), random.random(), np.random.rand())
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    run(VQVAE, tmp_path / "run", steps=1)
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected
+
+
+def test_nan_stops_the_run_and_the_last_checkpoint_is_whole(tmp_path: Path) -> None:
+    class Poisoned(Squares):
+        def __getitem__(self, key: Any) -> Any:
+            item = super().__getitem__(key)
+            if isinstance(key, tuple) and key[0] == 1:  # the second epoch: from step 4 on
+                item["x_CTHW"] = torch.full_like(item["x_CTHW"], torch.nan)
+            return item
+
+    recipe = copy.deepcopy(VQVAE)
+    recipe["train"]["save_every"] = 2
+    out = tmp_path / "run"
+    with pytest.raises(TrainingError, match="step 4: the model's loss is nan"):
+        run(recipe, out, data={"train": Poisoned(12), "test": Squares(5, random=False)})
+    assert json.loads((out / "run.json").read_text())["status"].startswith("stopped: TrainingError: step 4")
+    assert load_checkpoint(out / "checkpoint").state["step"] == 2
+    assert zoo.load(out).name == "custom"
+    whole = run(recipe, tmp_path / "whole")
+    assert losses(run(recipe, out, resume=True)) == losses(whole)
+
+
+def test_sigterm_saves_as_well(tmp_path: Path) -> None:
+    result = run(VQVAE, tmp_path / "run", callbacks=[StopAfter(2, signal.SIGTERM)])
+    assert (result.interrupted, result.step) == (True, 2)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    assert zoo.load(tmp_path / "run").name == "custom"
+
+
+SCRIPT = """
+import sys
+from training.squares import VQVAE, squares
+import zoo
+result = zoo.train(VQVAE, data=squares(), out=sys.argv[1], steps=1_000_000, num_workers=2, device="cpu")
+sys.exit(0 if result.interrupted else 3)
+"""
+
+
+def test_ctrl_c_on_a_run_with_workers_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").stat().st_size:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers, too
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    step = load_checkpoint(out / "checkpoint").state["step"]
+    assert f"interrupted by SIGINT at step {step}; all is saved. Go on with:" in said
+    assert run(VQVAE, out, resume=True, steps=step + 1).step == step + 1
+
+
+def test_another_recipe_is_refused_by_the_fields_that_differ(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(VQVAE, out, steps=2)
+    before = (out / "checkpoint" / "state.json").read_bytes()
+    with pytest.raises(TrainingError) as caught:
+        run(VQVAE, out, resume=True, quantizer={"codebook_size": 32}, train={"batch_size": 2})
+    message = str(caught.value)
+    assert "quantizer.codebook_size is 16 there and 32 here" in message
+    assert "train.batch_size is 4 there and 2 here" in message
+    assert "steps" not in message
+    assert (out / "checkpoint" / "state.json").read_bytes() == before
+    assert run(VQVAE, out, resume=True, steps=3, train={"save_every": 1}).step == 3
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(VQVAE, out, steps=1)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"--resume.*--force.*--out"):
+        run(VQVAE, out)
+    assert len(run(VQVAE, out, steps=1, force=True).history) == 2
+    assert (out / "notes.txt").read_text() == "mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputExistsError, match="not the folder of a run"):
+        run(VQVAE, other, force=True)
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        run(VQVAE, other, resume=True)
+
+
+def test_mistakes_leave_no_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for options, error, hint in (
+        ({"callbacks": ["tensorbord"]}, TrainingError, "tensorboard"),
+        ({"device": "cuda:99"}, TrainingError, "There is cpu"),
+        ({"data": str(tmp_path / "nowhere")}, DataError, "nowhere"),
+        ({"train": {"objective": {"reconstruction": None}}}, TrainingError, "no objective"),
+        ({"resume": True, "force": True}, TrainingError, "one of them"),
+    ):
+        with pytest.raises(error, match=hint):
+            run(VQVAE, out, **options)  # type: ignore[arg-type]
+    assert not out.exists()
+
+
+def test_a_run_without_held_out_clips_says_so_and_measures_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(VQVAE, tmp_path / "run", data=Squares(12), steps=1, progress=True)
+    assert result.figures == {}
+    assert "nothing is held out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["evaluation"] is None
+
+
+def test_the_command_that_goes_on_repeats_what_was_given() -> None:
+    from zoo.training.records import resume_command
+
+    command = resume_command(
+        "vqvae-video-tiny",
+        "my clips",
+        Path("runs/a"),
+        steps=20,
+        overrides={"quantizer": {"use": "fsq", "levels": [8, 5]}, "train": {"ema": None}},
+    )
+    assert command == (
+        "zoo train vqvae-video-tiny --data 'my clips' --out runs/a --steps 20 --set quantizer.use=fsq "
+        "--set 'quantizer.levels=[8, 5]' --set train.ema=null --resume"
+    )
+
+
+def test_a_callback_of_a_plugin_that_breaks_is_left_out_and_ours_stops_the_run(tmp_path: Path) -> None:
+    from zoo.training.callbacks import Callbacks
+
+    class Broken:
+        calls = 0
+
+        def on_log(self, step: int, numbers: Mapping[str, float]) -> None:
+            self.calls += 1
+            raise RuntimeError("no network")
+
+    theirs = Broken()
+    callbacks = Callbacks((), [("tracker", theirs)])
+    with pytest.warns(UserWarning, match="plugin 'tracker'.*no network"):
+        callbacks.call("on_log", 1, {})
+    callbacks.call("on_log", 2, {})
+    callbacks.call("on_eval", 2, {})
+    assert theirs.calls == 1
+    with pytest.raises(RuntimeError, match="no network"):
+        run(VQVAE, tmp_path / "run", callbacks=[Broken()])
