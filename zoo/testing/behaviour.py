@@ -234,8 +234,8 @@ def check_autocast_finite(subject: Subject) -> None:
 def _without_onednn() -> Iterator[None]:
     """Take torch's own CPU kernels inside the block.
 
-    oneDNN's bf16 weight gradient of a strided Conv3d reads memory it never wrote (seen with torch 2.13:
-    the same tensors give 46, 1e35 or NaN from call to call), which says nothing about the part.
+    oneDNN's bf16 weight gradient of a strided Conv3d can be garbage that changes from call to call (torch
+    2.13 on a CPU: the same tensors gave 1e33, 1e35 or NaN where fp32 gives 46), whatever the part does.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*TF32 acceleration", category=UserWarning)
