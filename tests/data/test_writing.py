@@ -77,7 +77,8 @@ def test_outputs_are_not_overwritten_and_no_half_file_stays(tmp_path: Path) -> N
     with pytest.raises(OutputExistsError, match="force"):
         write_video(path, smooth_video(4), 10)
     with pytest.raises(RuntimeError), VideoWriter(path, fps=10, force=True) as writer:  # noqa: PT012
-        writer.write(smooth_video(4))
+        writer.write(smooth_video(120, 16, 16))
+        assert len(list(tmp_path.iterdir())) == 2
         raise RuntimeError
     with pytest.raises(DataError, match="no frames"), VideoWriter(path, fps=10, force=True):
         pass
