@@ -33,11 +33,11 @@ test: .venv/.installed-test
 	check ruff check .; \
 	check ruff format --check .; \
 	check mypy; \
-	check pytest -n $(JOBS) -m "not slow"; \
+	check pytest -n $(JOBS) --dist loadfile -m "not slow"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 test-slow: .venv/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
 
 docs: .venv/.installed-test
 	$(BIN)/python docs/generate.py

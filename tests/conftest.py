@@ -17,3 +17,13 @@ def shared_data() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no real data: neither ZOO_TEST_DATA (now {named!r}) nor {beside} holds the test data")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests told with ``record_property("told", ...)``: counts that must not shrink unseen."""
+    passed = terminalreporter.stats.get("passed", [])
+    told = sorted(value for report in passed for name, value in report.user_properties if name == "told")
+    if told:
+        terminalreporter.section("counts")
+    for line in told:
+        terminalreporter.write_line(str(line))

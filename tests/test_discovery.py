@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ BROKEN = {
         "def zoo_parts(): return [PartSpec('quantiser', 'x', 'a:B', 'A part.')]",
         "zoo_parts",
         "must be one of",
+    ),
+    "misspelt": (
+        "from zoo.hookspecs import hookimpl\n@hookimpl\ndef zoo_part(): return []",
+        "register",
+        "zoo_part",
     ),
     "bad_recipes": (
         "from pathlib import Path\nfrom zoo.hookspecs import hookimpl\n@hookimpl\n"
@@ -104,8 +110,8 @@ def test_broken_plugins_are_named_and_stop_nothing(tmp_path: Path) -> None:
         install(tmp_path, name, code)
     install(tmp_path, "loud", "print('hello from an import')\n" + GOOD)
     start = time.perf_counter()
-    found = discover(tmp_path)
-    assert time.perf_counter() - start < 20, "a hanging import must be given up on"
+    found = discover(tmp_path, ZOO_IMPORT_TIMEOUT_S="2")
+    assert time.perf_counter() - start < 25, "a hanging import must be given up on"
     assert {"vqvae", "gan", "timm", "loud"} <= set(found["plugins"])
     assert ["quantizer", "loud:loud", "dist-loud"] in found["parts"]
     assert not found["torch"]
@@ -188,11 +194,13 @@ def test_specs_are_checked(change: dict[str, Any], words: str) -> None:
         PartSpec(**fields)
 
 
-def test_a_plugin_costs_less_than_a_millisecond(tmp_path: Path) -> None:
-    """Two hundred plugins add at most 0.2 s to discovery, with room for a slow machine."""
+def test_a_plugin_costs_less_than_a_millisecond(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Of processor time, which other tests beside this one do not lengthen."""
     code = (
-        "import time; t = time.perf_counter(); import zoo.discovery as d; d.catalogue();"
-        "print(time.perf_counter() - t)"
+        "import time; t = time.process_time(); import zoo.discovery as d; d.catalogue();"
+        "print(time.process_time() - t)"
     )
 
     def seconds() -> float:
@@ -203,5 +211,16 @@ def test_a_plugin_costs_less_than_a_millisecond(tmp_path: Path) -> None:
         install(tmp_path, f"plugin{i}", GOOD)
     seconds()  # writes the byte code
     per_plugin = (seconds() - before) / 200
-    print(f"{per_plugin * 1e3:.2f} ms a plugin")
-    assert per_plugin < 3e-3
+    record_property("told", f"discovery takes {per_plugin * 1e3:.2f} ms a plugin")
+    assert per_plugin < 1e-3
+
+
+def test_a_broken_weights_scheme_does_not_stop_the_others(tmp_path: Path) -> None:
+    scheme = "from zoo.hookspecs import hookimpl\n@hookimpl\ndef zoo_resolve_weights(reference): {}\n"
+    install(tmp_path, "broken", scheme.format("raise SystemExit(2)"))
+    install(tmp_path, "working", scheme.format("return '/found' if reference == 'mine://x' else None"))
+    code = (
+        "from zoo.discovery import catalogue; c = catalogue();"
+        "print(c.resolve_weights('mine://x'), c.resolve_weights('other://x'), c.problems[0].plugin)"
+    )
+    assert run(code, tmp_path).split() == ["/found", "None", "broken"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,21 @@ def test_inheritance_merges_same_parts_and_starts_others_clean(tmp_path: Path) -
     assert resolved.where("quantizer", "levels") == "override"
 
 
+def test_one_of_several_discriminators_is_changed_by_its_number() -> None:
+    source = catalogue().source("gan-video-tiny")
+    recipe = resolve(source, {"discriminator": {"1": {"noise_sigma": 0.0}}}, catalogue().recipes).recipe
+    assert [choice.options["noise_sigma"] for choice in recipe.discriminator] == [0.1, 0.0]
+    with pytest.raises(RecipeError, match=r"there are 2 discriminators.*discriminator\.1\.weight"):
+        resolve(source, {"discriminator": {"noise_sigma": 0.0}}, catalogue().recipes)
+
+
+def test_a_thousand_recipes_are_read_quickly(tmp_path: Path) -> None:
+    text = "recipes:\n" + "".join(f"  r{i}: {{extends: vqvae-video-tiny, summary: s}}\n" for i in range(1000))
+    start = time.process_time()
+    assert len(read_registry(registry(tmp_path, text))) == 1000
+    assert time.process_time() - start < 1
+
+
 def test_extends_is_checked(tmp_path: Path) -> None:
     circle = (
         PARENT
@@ -130,6 +146,8 @@ def test_extends_is_checked(tmp_path: Path) -> None:
         ("~", None),
         ("'5'", "5"),
         ("-3", -3),
+        ("False", False),
+        ("TRUE", True),
     ],
 )
 def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:

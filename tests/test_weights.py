@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -177,18 +176,20 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o640}
 
 
-def test_a_failed_save_leaves_the_old_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fills up while weights are written."""
-    import zoo.weights
-
-    def full(tensors: Any, path: Path, metadata: Any = None) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
+def test_a_full_disk_leaves_the_old_model(folder: Path) -> None:
+    """A limit on the size of files stands in for the disk, in a process of its own."""
     before = (folder / "model.safetensors").read_bytes()
-    monkeypatch.setattr(zoo.weights, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        zoo.save(zoo.build(TINY, seed=8), folder, force=True)
+    code = (
+        "import resource, signal, sys, zoo\nfrom tiny import TINY\nmodel = zoo.build(TINY, seed=8)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "try: zoo.save(model, sys.argv[1], force=True)\n"
+        "except zoo.ZooError as error: print(error)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", code, str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "cannot be written" in result.stdout
     assert (folder / "model.safetensors").read_bytes() == before
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
@@ -215,6 +216,15 @@ def test_killed_while_saving_leaves_a_whole_model(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     process.stdout.close()
+    assert zoo.load(folder).name == "custom"
+
+
+def test_loading_never_asks_for_pretrained_weights(tmp_path: Path) -> None:
+    encoder = {"use": "timm", "backbone": "test_resnet", "stage": 1, "temporal_stride": 2, "latent_dim": 8}
+    folder = zoo.save(zoo.build(TINY, encoder=encoder, seed=0), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["recipe"]["encoder"]["pretrained"] = True
+    (folder / "config.json").write_text(json.dumps(config))
     assert zoo.load(folder).name == "custom"
 
 

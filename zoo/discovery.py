@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zoo.recipe_files import RecipeSource
 
 DISTRIBUTION = "zoo-video"
-IMPORT_TIMEOUT_S = 1.0
+IMPORT_TIMEOUT_S = 5.0
 """Longest import of a manifest that is not ours; the variable ZOO_IMPORT_TIMEOUT_S overrides it."""
 
 
@@ -113,11 +113,21 @@ class Catalogue:
 
     def resolve_weights(self, reference: str) -> Path | None:
         """Ask the plugins for the folder behind a weights reference; None when none knows it."""
-        for impl in self.manager.hook.zoo_resolve_weights.get_hookimpls():
-            folder: Any = impl.function(reference)
+        for _, folder in self.call("zoo_resolve_weights", reference=reference):
             if folder is not None:
                 return Path(folder)
         return None
+
+    def call(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
+        """Call a hook of every plugin that has it, and yield (plugin, result) of those that return."""
+        for plugin in self.plugins:
+            manifest = self.manager.get_plugin(plugin.name)
+            for impl in getattr(self.manager.hook, hook).get_hookimpls():
+                if impl.plugin is manifest:
+                    outcome = []
+                    with isolated(self, plugin, hook):
+                        outcome = [impl.function(**{name: arguments[name] for name in impl.argnames})]
+                    yield from ((plugin, value) for value in outcome)
 
     def _not_found(self, what: str, name: str, known: Iterable[str]) -> str:
         known = sorted(set(known))
@@ -140,6 +150,14 @@ def catalogue() -> Catalogue:
         if entry.name not in disabled and (not allowed or entry.name in allowed):
             ours = _same(distribution, DISTRIBUTION)
             _add(result, Plugin(entry.name, distribution, version, entry.value, ours), entry)
+    for plugin, offered in result.call("zoo_parts", api_version=hookspecs.API_VERSION):
+        with isolated(result, plugin, "zoo_parts"):
+            for spec in _sequence(offered, "zoo_parts", "PartSpec"):
+                _add_part(result, plugin, spec)
+    for plugin, offered in result.call("zoo_recipes"):
+        with isolated(result, plugin, "zoo_recipes"):
+            for path in _sequence(offered, "zoo_recipes", "paths"):
+                _add_recipe_file(result, plugin, Path(path))
     return result
 
 
@@ -186,41 +204,34 @@ def _add(result: Catalogue, plugin: Plugin, entry: importlib.metadata.EntryPoint
     twin = next((p for p in result.plugins if p.name == plugin.name), None)
     if twin is not None:
         if twin.manifest != plugin.manifest:
-            with _isolated(result, plugin, "register"):
+            with isolated(result, plugin, "register"):
                 raise PluginError(f"the name is taken by a plugin of {twin.distribution}; rename one of them")
         return
     manifest = None
-    with _isolated(result, plugin, "import"):
+    with isolated(result, plugin, "import"):
         manifest = entry.load() if plugin.ours else _within_time(entry.load, _import_timeout_s())
     if manifest is None:
         return
-    with _isolated(result, plugin, "register"):
+    with isolated(result, plugin, "register"):
         result.manager.register(manifest, name=plugin.name)
         result.plugins.append(plugin)
-    for impl in _implementations(result, "zoo_parts", manifest):
-        with _isolated(result, plugin, "zoo_parts"):
-            arguments = {"api_version": hookspecs.API_VERSION}
-            offered = impl.function(**{name: arguments[name] for name in impl.argnames})
-            for spec in _sequence(offered, "zoo_parts", "PartSpec"):
-                _add_part(result, plugin, spec)
-    for impl in _implementations(result, "zoo_recipes", manifest):
-        with _isolated(result, plugin, "zoo_recipes"):
-            for path in _sequence(impl.function(), "zoo_recipes", "paths"):
-                _add_recipe_file(result, plugin, Path(path))
-
-
-def _implementations(result: Catalogue, hook: str, manifest: Any) -> list[pluggy.HookImpl]:
-    return [i for i in getattr(result.manager.hook, hook).get_hookimpls() if i.plugin is manifest]
+        callers = result.manager.get_hookcallers(manifest) or []
+        unknown = [caller.name for caller in callers if not caller.has_spec()]
+        if unknown or not callers:
+            known = ", ".join(name for name in vars(hookspecs) if name.startswith("zoo_"))
+            raise PluginError(f"implements {', '.join(unknown) or 'nothing'}; the hooks are: {known}")
 
 
 def _sequence(offered: Any, hook: str, of: str) -> Sequence[Any]:
+    if offered is None:
+        return ()
     if isinstance(offered, str | bytes | dict) or not isinstance(offered, Iterable):
         raise PluginError(f"{hook} returned {type(offered).__name__}; it must return a list of {of}")
     return list(offered)
 
 
 def _add_part(result: Catalogue, plugin: Plugin, spec: Any) -> None:
-    with _isolated(result, plugin, "zoo_parts"):
+    with isolated(result, plugin, "zoo_parts"):
         if not isinstance(spec, PartSpec):
             raise PluginError(f"zoo_parts returned a {type(spec).__name__}; it must return PartSpec objects")
         part = Part(spec, plugin.name, plugin.distribution, plugin.version)
@@ -238,18 +249,18 @@ def _add_part(result: Catalogue, plugin: Plugin, spec: Any) -> None:
 def _add_recipe_file(result: Catalogue, plugin: Plugin, path: Path) -> None:
     from zoo.recipe_files import read_registry
 
-    with _isolated(result, plugin, "zoo_recipes"):
+    with isolated(result, plugin, "zoo_recipes"):
         for name, source in read_registry(path, plugin=plugin.name).items():
             other = result.recipes.setdefault(name, source)
             if other is not source and other.data != source.data:
-                with _isolated(result, plugin, "zoo_recipes"):
+                with isolated(result, plugin, "zoo_recipes"):
                     raise PluginError(
                         f"recipe {name!r} ({source.where()}) is taken by {other.where()}; rename it"
                     )
 
 
 @contextlib.contextmanager
-def _isolated(result: Catalogue, plugin: Plugin, stage: str) -> Iterator[None]:
+def isolated(result: Catalogue, plugin: Plugin, stage: str) -> Iterator[None]:
     """Turn an exception into a problem, and keep what the plugin prints out of our standard output."""
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -71,5 +71,5 @@ def zoo_callbacks(config: dict[str, Any]) -> Iterable[Any]:  # type: ignore[empt
         config: The resolved recipe of the run, as plain data.
 
     Returns:
-        Objects with any of the methods of `zoo.train.callbacks.Callback`.
+        Objects with any of the methods of `zoo.training.callbacks.Callback`.
     """

@@ -87,6 +87,10 @@ def read_registry(path: Path, *, plugin: str = "") -> dict[str, RecipeSource]:
         raise RecipeError(
             f"{path.name}:1: a registry file holds one mapping 'recipes:' of recipe names to recipes"
         )
+    inside: dict[str, Lines] = {name: {} for name in top}
+    for at, line in lines.items():
+        if len(at) >= 2:
+            inside[str(at[1])][at[2:]] = line
     result = {}
     for name, fields in top.items():
         where = lines["recipes", name]
@@ -94,8 +98,7 @@ def read_registry(path: Path, *, plugin: str = "") -> dict[str, RecipeSource]:
             raise RecipeError(f"{where}: recipe name {name!r}: use lower-case letters and digits joined by -")
         if not isinstance(fields, dict):
             raise RecipeError(f"{where}: recipe {name!r} must be a mapping; found {fields!r}")
-        own = {p[2:]: line for p, line in lines.items() if p[:2] == ("recipes", name)}
-        result[name] = RecipeSource(name, fields, own, plugin)
+        result[name] = RecipeSource(name, fields, inside[name], plugin)
     return result
 
 
@@ -167,13 +170,29 @@ def _merge_plain(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
 def _merge_part(old: Any, value: Any) -> Any:
     value = {"use": value} if isinstance(value, str) else value
     old = {"use": old} if isinstance(old, str) else old
-    if isinstance(old, list) and len(old) == 1 and isinstance(value, Mapping):
-        return [_merge_part(old[0], value)]
+    if isinstance(old, list) and isinstance(value, Mapping):
+        return _merge_into_list(old, value)
     if not isinstance(value, Mapping) or not isinstance(old, Mapping):
         return value
     if value.get("use", old.get("use")) != old.get("use"):
         return dict(value)
     return {**old, **value}
+
+
+def _merge_into_list(old: list[Any], value: Mapping[str, Any]) -> list[Any]:
+    """Change one of several parts: by its number as in ``{"1": {...}}``, or the only one there is."""
+    if len(old) == 1 and not all(str(key).isdecimal() for key in value):
+        return [_merge_part(old[0], value)]
+    result = list(old)
+    for key, change in value.items():
+        if not str(key).isdecimal() or int(key) >= len(old):
+            last = len(old) - 1
+            raise RecipeError(
+                f"override: there are {len(old)} discriminators: change one by its number, such as "
+                f"discriminator.{last}.weight, or give a list of all; found {key!r}"
+            )
+        result[int(key)] = _merge_part(old[int(key)], change)
+    return result
 
 
 def validate(data: Mapping[str, Any], lines: Lines) -> Recipe:
@@ -318,7 +337,9 @@ def _line(event: yaml.Event) -> int:
 
 _INT = re.compile(r"[-+]?[0-9]{1,19}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,4})?")
-_WORDS = {"null": None, "Null": None, "NULL": None, "~": None, "": None, "true": True, "false": False}
+_WORDS: dict[str, Any] = {"~": None, "": None}
+for _word, _value in (("null", None), ("true", True), ("false", False)):
+    _WORDS |= {_word: _value, _word.capitalize(): _value, _word.upper(): _value}
 
 
 def _scalar(text: str) -> Any:

@@ -38,10 +38,6 @@ class DiscriminatorChoice(PartChoice):
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Factor on this discriminator's part of the generator's adversarial loss."""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.__pydantic_extra__ or {})
-
 
 def _part(value: Any) -> Any:
     return {"use": value} if isinstance(value, str) else value

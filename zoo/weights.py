@@ -8,7 +8,6 @@ before a model changes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import re
@@ -22,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.assemblies import Assembly
-from zoo.building import plan
+from zoo.building import Plan, plan
 from zoo.discovery import DISTRIBUTION, catalogue
-from zoo.errors import RecipeError, UnknownNameError, WeightsError
-from zoo.files import new_folder
+from zoo.errors import UnknownNameError, WeightsError, ZooError
+from zoo.files import new_folder, sha256
 from zoo.recipe_files import PART_FIELDS
 
 FORMAT = 1
@@ -53,11 +52,23 @@ def save(model: Assembly, folder: str | Path, *, force: bool = False, card: str 
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} exists and is not a model folder; it will not be replaced")
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        _write(model, tensors, folder, force=force, card=card)
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, ZooError):
+            raise
+        raise WeightsError(f"{folder} cannot be written: {error}; what was there before is whole") from error
+    return folder
+
+
+def _write(
+    model: Assembly, tensors: dict[str, Tensor], folder: Path, *, force: bool, card: str | None
+) -> None:
     with new_folder(folder, force=force) as temporary:
         files = {}
         for name, shard in _shards(tensors):
             save_file(shard, temporary / name, metadata={"format": "pt"})
-            files[name] = _sha256(temporary / name)
+            files[name] = sha256(temporary / name)
         config = {
             "format": FORMAT,
             "name": model.name,
@@ -68,7 +79,6 @@ def save(model: Assembly, folder: str | Path, *, force: bool = False, card: str 
         }
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (temporary / CARD).write_text(_card(model, files, card), encoding="utf-8")
-    return folder
 
 
 def load(reference: str | Path, *, device: str | torch.device | None = None) -> Assembly:
@@ -84,12 +94,7 @@ def load(reference: str | Path, *, device: str | torch.device | None = None) -> 
     """
     folder = find_folder(reference)
     config = read_config(folder)
-    try:
-        checked = plan(_not_pretrained(config["recipe"]))
-    except UnknownNameError as error:
-        raise WeightsError(f"{folder}: {error}\n{_install_line(config)}") from error
-    except RecipeError as error:
-        raise WeightsError(f"{folder / CONFIG}: {error}") from error
+    checked = _plan(folder, config)
     checked = dataclasses.replace(checked, name=config["name"])
     tensors = _read_verified(folder, config["weights"])
     with torch.device("meta"):
@@ -101,6 +106,16 @@ def load(reference: str | Path, *, device: str | torch.device | None = None) -> 
         model = checked.make()
     model.load_state_dict(tensors)
     return model.to(device) if device is not None else model
+
+
+def _plan(folder: Path, config: Mapping[str, Any]) -> Plan:
+    """Plan the model of a folder, naming the folder, and what to install, when that fails."""
+    try:
+        return plan(_not_pretrained(config["recipe"]))
+    except UnknownNameError as error:
+        raise WeightsError(f"{folder}: {error}\n{_install_line(config)}") from error
+    except ZooError as error:
+        raise WeightsError(f"{folder / CONFIG}: {error}") from error
 
 
 def _not_pretrained(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +180,13 @@ def find_folder(reference: str | Path) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(hub["repo"], revision=hub["revision"]))
+            return Path(
+                snapshot_download(
+                    hub["repo"],
+                    revision=hub["revision"],
+                    allow_patterns=[CONFIG, CARD, "*.safetensors"],
+                )
+            )
         except Exception as error:
             raise WeightsError(f"{text} cannot be fetched: {type(error).__name__}: {error}") from error
     if (resolved := catalogue().resolve_weights(text)) is not None:
@@ -235,11 +256,11 @@ def check(path: str | Path) -> WeightsReport:
             config = read_config(folder)
             tensors = _read_verified(folder, config["weights"])
             with torch.device("meta"):
-                model = plan(config["recipe"]).make()
+                model = _plan(folder, config).make()
             _check_same(tensors, model.state_dict(), str(folder))
         else:
             tensors = _read_file(path)
-    except (WeightsError, RecipeError, UnknownNameError) as error:
+    except WeightsError as error:
         return WeightsReport(str(path), str(error).split("\n"), [], len(tensors), _numel(tensors))
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -280,7 +301,7 @@ def _read_verified(folder: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:
                 f"{folder / CONFIG}: {name!r} is not the name of a safetensors file in the folder"
             )
         shard = _read_file(path)
-        if _sha256(path) != digest:
+        if sha256(path) != digest:
             raise WeightsError(
                 f"{path}: SHA-256 differs from the one in {CONFIG}: the file was changed or damaged; "
                 "fetch or save the model again"
@@ -339,11 +360,6 @@ def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], label
 def _some(names: Any, most: int = 4) -> str:
     ordered = sorted(names)
     return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _install_line(config: Mapping[str, Any]) -> str:

@@ -294,9 +294,10 @@ def test_new_plugin_writes_a_folder_once(
 
 
 def test_check_counts_checks(run_zoo: Zoo) -> None:
-    results = out_json(run_zoo("check", "fsq", "--json"))
-    assert {r["part"] for r in results} == {"vqvae:fsq"}
-    assert sum(r["status"] == "passed" for r in results) >= 20
+    report = out_json(run_zoo("check", "fsq", "--json"))
+    assert {r["part"] for r in report["results"]} == {"vqvae:fsq"}
+    assert report["passed"] == sum(r["status"] == "passed" for r in report["results"]) >= 20
+    assert report["failed"] == 0
 
 
 def test_doctor_is_healthy_here(run_zoo: Zoo) -> None:

@@ -41,7 +41,14 @@ def check(plugin: str, slow: bool, as_json: bool) -> int:
         results = check_plugin(plugin, slow=slow, progress=progress)
     failed = [result for result in results if result.status == "failed"]
     if as_json:
-        print_json([dataclasses.asdict(result) for result in results])
+        tally = Counter(result.status for result in results)
+        print_json(
+            {
+                "name": plugin,
+                **{status: tally[status] for status in ("passed", "failed", "skipped")},
+                "results": [dataclasses.asdict(result) for result in results],
+            }
+        )
     else:
         _print(results, failed)
     return 1 if failed else 0
