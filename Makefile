@@ -1,5 +1,6 @@
 # make demo       train a small model on the shipped clips and write a page about it, in runs/demo
 # make test       ruff, mypy and pytest
+# make test-wheel the built wheel in an environment of its own, with a third-party plugin added
 # make test-slow  the tests that take minutes
 # make docs       write the generated pages anew
 # make clean      remove the environment and caches; runs/ stays
@@ -20,7 +21,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PROJECTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow docs clean
+.PHONY: demo test test-wheel test-slow docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -35,6 +36,15 @@ test: .venv/.installed-test
 	check mypy; \
 	check pytest -n $(JOBS) --dist loadfile -m "not slow"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+
+# Not editable, not here: what a user gets who installs the wheel, then somebody's plugin.
+test-wheel: .venv/.installed-test
+	rm -rf build/wheel && $(BIN)/python -m build --quiet --wheel --outdir build/wheel .
+	$(PYTHON) -m venv --clear build/wheel/env
+	build/wheel/env/bin/python -m pip --disable-pip-version-check install --quiet \
+	  $(CONSTRAINTS) $(TORCH) build/wheel/*.whl ./plugins/example pytest hypothesis
+	cd build/wheel && env/bin/zoo doctor && env/bin/zoo list && env/bin/zoo check example \
+	  && env/bin/python -m pytest -q -c $(CURDIR)/plugins/example/pyproject.toml $(CURDIR)/plugins/example/tests
 
 test-slow: .venv/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow

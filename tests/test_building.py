@@ -55,6 +55,9 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator() -> None:
             r"'vq-ema' has no option 'levels'. Options: codebook_size=",
         ),
         ({"encoder": {"hidden": 8}}, RecipeError, r"no option 'hidden'; did you mean 'hidden_dim'\?"),
+        ({"encoder": {"hidden_dim": "64"}}, RecipeError, r"option hidden_dim: .*valid integer; found '64'"),
+        ({"encoder": {"hidden_dim": True}}, RecipeError, r"option hidden_dim: .*valid integer; found True"),
+        ({"encoder": {"stride": [2, 4.5, 4]}}, RecipeError, r"option stride: .*valid integer"),
         ({"encoder": {"stride": [3, 3, 3]}}, ZooError, r"encoder 'videogpt'"),
         (
             {"decoder": {"stride": [2, 2, 2]}},

@@ -6,11 +6,13 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from zoo.assemblies import Assembly, Autoencoder, Gan
@@ -174,7 +176,7 @@ def resolve_recipe(
 
 
 def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: str) -> None:
-    """Refuse options that the part's class does not take, or lacks.
+    """Refuse options that the part's class does not take, lacks, or takes with another type.
 
     Raises:
         RecipeError: With the closest name and all that exist.
@@ -192,6 +194,15 @@ def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], 
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise RecipeError(f"{label} needs the option {', '.join(map(repr, missing))}")
+    hints = typing.get_type_hints(cls.__init__)
+    for name, value in options.items():
+        try:
+            TypeAdapter(hints.get(name, Any)).validate_python(value, strict=True)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"]
+            raise RecipeError(
+                f"{label}: option {name}: {message[0].lower()}{message[1:]}; found {value!r}"
+            ) from None
 
 
 def _make(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
