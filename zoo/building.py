@@ -9,13 +9,13 @@ import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from zoo.assemblies import Assembly, Autoencoder, Gan
+from zoo.assemblies import ASSEMBLIES, Assembly
 from zoo.connect import connect
 from zoo.discovery import Catalogue, catalogue
 from zoo.errors import PluginError, PortError, RecipeError, ZooError
@@ -23,12 +23,6 @@ from zoo.parts import Kind, Part
 from zoo.ports import Ports, ports_of
 from zoo.recipe_files import RecipeSource, Resolved, read_registry, resolve
 from zoo.recipes import PartChoice, Recipe
-
-NEEDS: dict[str, tuple[Kind, ...]] = {
-    "autoencoder": ("encoder", "quantizer", "decoder"),
-    "gan": ("generator",),
-}
-"""The parts each assembly is made of; any may have discriminators beside them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +50,7 @@ class Plan:
     def make(self) -> Assembly:
         """Build the model on torch's current default device."""
         modules = {p.field: p.make() for p in self.parts if p.part.kind != "discriminator"}
-        assembly = {"autoencoder": Autoencoder, "gan": Gan}[self.recipe.assembly]
-        model: Assembly = assembly(self.recipe, **modules)
+        model = ASSEMBLIES[self.recipe.assembly](self.recipe, **modules)
         # Discriminators come last, so that a seed gives the same model with and without them.
         model.discriminator.extend(p.make() for p in self.parts if p.part.kind == "discriminator")
         model.name = self.name
@@ -194,7 +187,10 @@ def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], 
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise RecipeError(f"{label} needs the option {', '.join(map(repr, missing))}")
-    hints = typing.get_type_hints(cls.__init__)
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except NameError:  # a type imported for type checkers only
+        hints = {}
     for name, value in options.items():
         try:
             TypeAdapter(hints.get(name, Any)).validate_python(value, strict=True)
@@ -224,14 +220,15 @@ def _make(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: s
 def _check_fields(resolved: Resolved) -> None:
     """Refuse a recipe that lacks a part of its assembly, or names one that the assembly has no place for."""
     recipe = resolved.recipe
-    needs = NEEDS[recipe.assembly]
+    assembly = ASSEMBLIES[recipe.assembly]
+    needs = assembly.needs
     missing = [kind for kind in needs if getattr(recipe, kind) is None]
     if missing:
         raise RecipeError(
             f"{_prefix(resolved.where())}recipe {resolved.name!r}: assembly {recipe.assembly!r} is made of "
             f"{', '.join(needs)}; {', '.join(missing)} is missing"
         )
-    places = {*needs, "discriminator", *(("pre_quant", "post_quant") if "quantizer" in needs else ())}
+    places = {*needs, *assembly.projections}
     for field in ("encoder", "quantizer", "decoder", "generator", "pre_quant", "post_quant"):
         if getattr(recipe, field) is not None and field not in places:
             raise RecipeError(
@@ -242,7 +239,7 @@ def _check_fields(resolved: Resolved) -> None:
 
 def _choices(resolved: Resolved) -> Iterator[tuple[str, Kind, PartChoice, str]]:
     """Yield (field, kind, choice, where) of every part, in the order data flows."""
-    for kind in NEEDS[resolved.recipe.assembly]:
+    for kind in ASSEMBLIES[resolved.recipe.assembly].needs:
         yield kind, kind, getattr(resolved.recipe, kind), _prefix(resolved.where(kind))
     for i, choice in enumerate(resolved.recipe.discriminator):
         where = _prefix(resolved.where("discriminator", i))
@@ -257,10 +254,7 @@ def _dry_run(checked: Plan) -> None:
     try:
         with torch.device("meta"), torch.no_grad():
             model = checked.make()
-            if isinstance(model, Autoencoder):
-                made = model(torch.empty(shape)).x_BCTHW
-            else:
-                made = model(cast(Gan, model).draw_noise(1))
+            made = model.rehearse(shape)
             model.judge(torch.empty(shape))
     except Exception as error:
         raise PortError(

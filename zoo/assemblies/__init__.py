@@ -4,4 +4,7 @@ from zoo.assemblies.autoencoder import Autoencoder, Reconstructed
 from zoo.assemblies.base import Assembly
 from zoo.assemblies.gan import Gan
 
-__all__ = ["Assembly", "Autoencoder", "Gan", "Reconstructed"]
+ASSEMBLIES: dict[str, type[Assembly]] = {"autoencoder": Autoencoder, "gan": Gan}
+"""The assemblies by the name that a recipe gives."""
+
+__all__ = ["ASSEMBLIES", "Assembly", "Autoencoder", "Gan", "Reconstructed"]

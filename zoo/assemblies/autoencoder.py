@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -38,6 +39,9 @@ class Autoencoder(Assembly):
     Any T, H, W goes in and exactly that comes out, by the rule in `zoo.assemblies.padding`. Parts that
     work on images are applied frame by frame.
     """
+
+    needs = ("encoder", "quantizer", "decoder")
+    projections = ("pre_quant", "post_quant")
 
     # Parts are typed by their ports (zoo.ports), which are checked when a model is built.
     encoder: Any
@@ -81,6 +85,9 @@ class Autoencoder(Assembly):
         quantized = self._quantize(x_BCTHW)
         size_THW = (x_BCTHW.shape[2], x_BCTHW.shape[3], x_BCTHW.shape[4])
         return Reconstructed(self._decode(quantized.z_BDthw, size_THW), quantized)
+
+    def rehearse(self, shape_BCTHW: tuple[int, ...]) -> Tensor:
+        return self.forward(torch.empty(shape_BCTHW, device=self.last_layer.device)).x_BCTHW
 
     def encode(self, x_BCTHW: Tensor) -> Tokens:
         """Turn clips into tokens.

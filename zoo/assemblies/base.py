@@ -6,7 +6,7 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ZooError
 from zoo.outputs import Judged
+from zoo.parts import Kind
 from zoo.recipes import Recipe
 
 
@@ -25,14 +26,21 @@ class Assembly(nn.Module):
         recipe: The recipe after inheritance and overrides.
         provided_by: For every part (``encoder``, ``discriminator.0``, ...), who offers it.
         discriminator: The discriminators, used in training only; may be empty.
+        needs: Kinds of part the assembly is made of; any may have discriminators beside them.
+        projections: Further fields of a recipe that it reads.
     """
+
+    needs: ClassVar[tuple[Kind, ...]]
+    projections: ClassVar[tuple[str, ...]] = ()
 
     name: str
     recipe: Recipe
     provided_by: dict[str, dict[str, str]]
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, **parts: Any) -> None:
+        """Wire parts; each assembly takes those it needs by keyword."""
         super().__init__()
+        assert not parts, "an assembly passes only the recipe on"
         self.name = ""
         self.recipe = recipe
         self.provided_by = {}
@@ -41,6 +49,10 @@ class Assembly(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """The last weight before the pixels, for the adaptive adversarial weight."""
+        raise NotImplementedError
+
+    def rehearse(self, shape_BCTHW: tuple[int, ...]) -> Tensor:
+        """Run once from end to end, as training would, and return the clips made, of the given shape."""
         raise NotImplementedError
 
     def player_parameters(self) -> Iterator[nn.Parameter]:

@@ -20,6 +20,7 @@ Noise = dict[str, Tensor]
 class Gan(Assembly):
     """A generator of video: `sample` makes clips from a seed."""
 
+    needs = ("generator",)
     generator: Any
 
     def __init__(self, recipe: Recipe, *, generator: nn.Module) -> None:
@@ -47,6 +48,9 @@ class Gan(Assembly):
     def forward(self, noise: Noise) -> Tensor:
         """Make clips x_BCTHW in [-1, 1] from noise."""
         return self.generator(noise)
+
+    def rehearse(self, shape_BCTHW: tuple[int, ...]) -> Tensor:
+        return self.forward(self.draw_noise(shape_BCTHW[0], num_frames=shape_BCTHW[2]))
 
     @torch.no_grad()
     def sample(
