@@ -22,7 +22,7 @@ from zoo import recipes
 from zoo.cli.common import count
 from zoo.cli.facts import model_facts
 from zoo.cli.group import cli
-from zoo.discovery import list_models
+from zoo.discovery import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- models:start -->", "<!-- models:end -->"
@@ -289,7 +289,9 @@ def model_table() -> str:
         "| model | family | clip | parameters | compression | measured | paper |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in list_models():
+    known = catalogue()
+    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
+    for name in sorted(name for name, source in known.recipes.items() if source.plugin in ours):
         facts = model_facts(name)
         clip = facts["clip"]
         size = f"{clip['num_frames']}×{clip['height']}×{clip['width']}"
