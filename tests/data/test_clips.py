@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +20,9 @@ import torch
 from counting import numbers_in, write_counting
 
 from zoo.data import Batch, ClipDataset, make_loader, open_clips
+from zoo.data.clips import Taken
+from zoo.data.container import Reader
+from zoo.data.sampling import Draw
 from zoo.errors import DataError
 from zoo.recipes import Clip
 
@@ -139,6 +149,95 @@ def test_bad_files_are_replaced_counted_and_listed(
     assert "empty file" in opened.skipped[0][1]
     again = list(make_loader(dataset(tmp_path / "v", None), batch_size=5, num_workers=0, shuffle=False))
     assert all(same(one, other) for one, other in zip(batches, again, strict=True))
+    indices = torch.cat([batch["index_B"] for batch in batches]).tolist()
+    stood_in = [at for at, index in enumerate(indices) if index != at]
+    assert [opened.sources[at].name for at in stood_in] == ["empty.mp4", "page.mp4"]  # type: ignore[attr-defined]
+
+
+class Moody(ClipDataset):
+    """Source 0 fails where the draw is late, the others never do."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def _name(self, index: int) -> str:
+        return str(index)
+
+    def _take(self, index: int, chance: Draw) -> tuple[Taken, str, int]:
+        if index == 0 and chance.time > 0.5:
+            raise DataError("damaged at the end")
+        return Taken([np.full((24, 40, 3), index, np.uint8)] * 8, chance.time), str(index), -1
+
+
+def test_an_item_does_not_depend_on_failures_before_it() -> None:
+    facts = {"clip": CLIP, "labels": [], "description": "moody", "random": True}
+    walked, indices = Moody(**facts), set()
+    for epoch in range(20):
+        item, alone = walked[epoch, 0], Moody(**facts)[epoch, 0]
+        assert (item["index"], item["start_s"]) == (alone["index"], alone["start_s"])
+        # What stands in for a source says so: whoever measures can leave it out.
+        assert (item["index"] == 0) is not item["skipped"]
+        indices.add(item["index"])
+    assert len(indices) > 1
+    assert 0 in indices
+
+
+def test_a_bad_frame_matters_only_to_clips_that_hold_it(
+    folder_of_videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = Reader.rgb
+
+    def fails_late(reader: Reader, picture: Any, size: Any = None) -> Any:
+        if picture.time > 1.9:
+            raise DataError("this picture cannot be converted")
+        return rgb(reader, picture, size)
+
+    monkeypatch.setattr(Reader, "rgb", fails_late)
+    seen = []
+    for cache_mb in (0, 16):
+        facts = {"clip": CLIP, "split": "train", "cache_mb": cache_mb, "max_bad": 1.0}
+        opened = open_clips(folder_of_videos, **facts)
+        seen.append([(item["source"], item["start_s"]) for item in opened for _ in range(2)])
+    assert seen[0] == seen[1]
+    assert 0 < len(opened.skipped) < len(opened)
+
+
+STOPPED = """
+import signal, sys, time
+from zoo.data import make_loader, open_clips
+from zoo.recipes import Clip
+
+caught = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: caught.append(number))
+clips = open_clips(sys.argv[1], clip=Clip(num_frames=8, height=24, width=40), split="train", cache_mb=0)
+batches = iter(make_loader(clips, batch_size=2, num_workers=2))
+next(batches)
+print("ready", flush=True)
+while len(set(caught)) < 2:
+    next(batches)
+for _ in range(20):
+    next(batches)
+print("went on", flush=True)
+# The loader is alive when Python exits.
+"""
+
+
+def test_workers_outlive_signals_to_the_group_and_end_with_their_parent(folder_of_videos: Path) -> None:
+    command = [sys.executable, "-c", STOPPED, str(folder_of_videos)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.killpg(process.pid, number)
+                time.sleep(0.2)
+            # Reads to the end, which comes when no worker holds the pipe any longer.
+            assert process.communicate(timeout=60)[0] == "went on\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

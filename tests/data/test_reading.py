@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -142,6 +144,46 @@ def test_limits_refuse_before_memory_is_taken(tmp_path: Path) -> None:
         read_video(path, limits=Limits(max_frames=10))
     with pytest.raises(DataError, match="read a part"):
         read_video(path, limits=Limits(max_bytes=100_000))
+
+
+def test_frames_of_a_varying_rate_come_at_their_times(tmp_path: Path) -> None:
+    path = write_counting(tmp_path / "vary.mkv", [0, 40, 80, 120, 400, 440, 480, 520, 560])
+    assert [number_on(frame.pixels_HWC) for frame in iter_frames(path, fps=25.0)] == (
+        [0, 1, 2, 3, 3, 3, 3, 3, 3, 3, 4, 5, 6, 7, 8]
+    )
+    assert [number_on(f.pixels_HWC) for f in iter_frames(path, fps=12.5)] == [0, 2, 3, 3, 3, 4, 6, 8]
+    # A leap of the clock must not fill the disk.
+    with pytest.raises(DataError, match="more than 10 frames"):
+        list(iter_frames(path, fps=25.0, limits=Limits(max_frames=10)))
+
+
+PEAK = """
+import resource, sys
+from zoo.data import read_video
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+read_video(sys.argv[1], num_frames=2)
+before = peak()
+video = read_video(sys.argv[1])
+print((peak() - before) / video.frames_THWC.numel())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in kB on Linux")
+def test_a_video_is_in_memory_once(tmp_path: Path) -> None:
+    path = tmp_path / "large.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        grey = av.VideoFrame.from_ndarray(np.full((1080, 1280), 128, np.uint8), format="yuv420p")
+        for number in range(60):
+            grey.pts = number
+            container.mux(stream.encode(grey))
+        container.mux(stream.encode(None))
+    done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.4
 
 
 def test_hostile_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import os
 import re
 import shutil
 import sys
+import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from counting import write_counting
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zoo.data import ClipDataset, ClipStream, check_data, demo_clips, make_loader, open_clips
-from zoo.data.folders import find_files, hold_out
+from zoo.data.check import _check_one
+from zoo.data.clips import Source
+from zoo.data.folders import _fraction, find_files, hold_out
 from zoo.data.hub import load_datasets
+from zoo.data.reach import Reach
+from zoo.data.stream import read_rows
+from zoo.data.video import Limits
 from zoo.errors import DataError
 from zoo.recipes import Clip
 
@@ -66,12 +75,45 @@ def test_a_folder_without_splits_holds_out_one_in_ten_by_hash(folder_of_videos: 
 
 def test_holding_out_never_leaves_a_side_empty() -> None:
     for num in range(2, 40):
-        held = hold_out([f"{num}-{n}" for n in range(num)], "test")
-        rest = hold_out([f"{num}-{n}" for n in range(num)], "train")
+        names = [f"{num}-{n}" for n in range(num)]
+        held, rest = (hold_out(names, split, source="x") for split in ("test", "train"))
         assert held
         assert rest
         assert sorted(held + rest) == list(range(num))
-    assert 60 < len(hold_out([str(n) for n in range(1000)], "test")) < 140
+    assert 60 < len(hold_out([str(n) for n in range(1000)], "test", source="x")) < 140
+
+
+@given(st.lists(st.integers(0, 300), unique=True, min_size=2), st.lists(st.integers(301, 600), unique=True))
+def test_added_files_move_none_where_the_hash_chose(old: list[int], added: list[int]) -> None:
+    names, more = [str(n) for n in old], [str(n) for n in added]
+    chosen = [_fraction(name) < 0.1 for name in names]
+    before, after = (hold_out(every, "test", source="x") for every in (names, names + more))
+    if any(chosen) and not all(chosen):
+        assert before == [at for at in after if at < len(names)]
+
+
+@given(st.sets(st.sampled_from(["train", "test", "validation", "extra", "Training", "a"]), min_size=1))
+@settings(max_examples=25, deadline=None)
+def test_no_row_is_both_trained_on_and_held_out(splits: set[str]) -> None:
+    datasets = load_datasets()
+    rows = {name: [f"{name} {n}".encode() for n in range(50)] for name in splits}
+    loaded = {name: datasets.Dataset.from_dict({"video": videos}) for name, videos in rows.items()}
+    parts: dict[str, set[Any]] = {}
+    for split in ("train", "test", "val"):
+        opened: Any = open_clips(datasets.DatasetDict(loaded), clip=CLIP, split=split)
+        parts[split] = {source.content() for source in opened.sources}
+    streams = {name: data.to_iterable_dataset() for name, data in loaded.items()}
+    stream: Any = open_clips(datasets.IterableDatasetDict(streams), clip=CLIP, split="train")
+    head: Any = open_clips(datasets.IterableDatasetDict(streams), clip=CLIP, split="test")
+    streamed = {row.content for row in read_rows(stream._columns, first=stream._skip_rows)}
+    for trained, held in (
+        (parts["train"], parts["test"]),
+        (parts["train"], parts["val"]),
+        (streamed, {source.content() for source in head.sources}),
+    ):
+        assert trained
+        assert held
+        assert not trained & held
 
 
 def test_split_folders_and_labels_from_metadata(folder_of_videos: Path, tmp_path: Path) -> None:
@@ -100,6 +142,11 @@ def test_one_file_and_images(folder_of_videos: Path, tmp_path: Path) -> None:
     one = open_clips(find_files(folder_of_videos)[0].path, clip=CLIP, split="train")
     assert len(one) == 1
     write_video(tmp_path / "a.png", torch.rand(3, 1, 20, 30) * 2 - 1, 1)
+    for lone in (tmp_path, tmp_path / "a.png"):
+        assert len(open_clips(lone, clip=CLIP, split="train")) == 1
+        with pytest.raises(DataError, match="one video: nothing can be held out"):
+            open_clips(lone, clip=CLIP, split="test")
+    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
     images = open_clips(tmp_path, clip=Clip(num_frames=1, height=16, width=16), split="test")
     assert tuple(images[0]["x_CTHW"].shape) == (3, 1, 16, 16)
 
@@ -139,6 +186,88 @@ def test_other_columns_and_label_types(rows: Any, tmp_path: Path) -> None:
     assert open_clips(paths, clip=CLIP)[0]["source"].endswith("#0")
     with pytest.raises(DataError, match=r"no column holds videos.*text"):
         open_clips(datasets.Dataset.from_dict({"text": ["a"]}), clip=CLIP)
+
+
+def test_rows_name_files_only_where_the_dataset_came_from(rows: Any, tmp_path: Path) -> None:
+    datasets = load_datasets()
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    for place in ("secret.mkv", "data/sub/in.mkv"):
+        (tmp_path / place).write_bytes(rows[0]["video"]["bytes"])
+    (tmp_path / "data" / "link.mkv").symlink_to(tmp_path / "secret.mkv")
+    secret, inside = tmp_path / "secret.mkv", tmp_path / "data" / "sub" / "in.mkv"
+    good = ["sub/in.mkv", str(inside), "sub/../sub/in.mkv"]
+    bad = [str(secret), "../secret.mkv", "link.mkv", f"file://{secret}", f"local://{inside}"]
+    bad += ["http://127.0.0.1:9/x.mp4", "hf://datasets/a/b/x.mp4", "sub/\0.mkv"]
+    table = datasets.Dataset.from_dict({"video": [*good, *bad]})
+    table.to_parquet(str(tmp_path / "data" / "rows.parquet"))
+    opened = open_clips(tmp_path / "data" / "rows.parquet", clip=CLIP, max_bad=1.0)
+    item = opened[0]
+    for index in range(len(good) + len(bad)):
+        assert torch.equal(opened[index]["x_CTHW"], item["x_CTHW"])
+    reasons = [reason for _, reason in opened.skipped]
+    assert len(reasons) == len(bad)
+    assert all("the row names" in reason for reason in reasons)
+    assert [report.ok for report in check_data(tmp_path / "data" / "rows.parquet")] == (
+        [True] * len(good) + [False] * len(bad)
+    )
+    with pytest.raises(DataError, match="names a file outside"):
+        Reach.of_hub().content({"path": str(inside)})
+
+
+def test_rows_of_the_hub_name_files_there(rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Hub(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "hf"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.removeprefix("hf://").strip("/")
+
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hf", Hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    video = rows[0]["video"]["bytes"]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("v.mkv", video)
+    Hub().pipe({"/datasets/a/b/v.mkv": video, "/datasets/a/b/v.zip": archive.getvalue()})
+    (tmp_path / "cached.mkv").write_bytes(video)
+    reach = Reach.of_hub()
+    assert reach.content("hf://datasets/a/b/v.mkv") == video
+    assert reach.content("zip://v.mkv::hf://datasets/a/b/v.zip") == video
+    assert reach.content({"bytes": None, "path": str(tmp_path / "cached.mkv")}).endswith("cached.mkv")
+    with pytest.raises(DataError, match="more than the 100 bytes"):
+        reach.fetch("hf://datasets/a/b/v.mkv", limits=Limits(max_bytes=100))
+    for url in (
+        "hf://x::file:///etc/hosts",
+        "simplecache::hf://datasets/a/b/v.mkv",
+        "http://hf/x",
+        "zip://x",
+    ):
+        with pytest.raises(DataError, match="only hf:// is"):
+            reach.content(url)
+
+
+def test_whatever_a_row_raises_it_is_skipped(rows: Any) -> None:
+    def fail(batch: dict[str, Any]) -> dict[str, Any]:
+        if any(video["bytes"] == b"broken" for video in batch.get("video", [])):
+            raise OverflowError("from deep inside")
+        return batch
+
+    # Through a transform, as a damaged row would make `datasets` itself fail; 40 is one that does.
+    opened = open_clips(rows.select(range(38, 43)).with_transform(fail), clip=CLIP)
+    assert len(list(opened)) == 5
+    assert [reason for _, reason in opened.skipped] == ["Dataset#2: OverflowError: from deep inside"]
+
+    def stop() -> bytes:
+        raise KeyboardInterrupt
+
+    report = _check_one(opened.sources[2])  # type: ignore[attr-defined]
+    assert report.reason == "OverflowError: from deep inside"
+    with pytest.raises(KeyboardInterrupt):
+        _check_one(Source("x", -1, stop))
 
 
 def test_a_stream_repeats_resumes_and_does_not_depend_on_workers(rows: Any, tmp_path: Path) -> None:
@@ -261,3 +390,5 @@ def test_demo_clips_are_there_small_licensed_and_readable() -> None:
     assert [pattern for pattern in patterns if not any(fnmatch(stem, pattern) for stem in stems)] == []
     train, test = (open_clips("demo", clip=CLIP, split=split) for split in ("train", "test"))
     assert {len(train) + len(test)} == {len(reports)}
+    films = [{name.split("/")[1].split("_")[0] for name in names(part)} for part in (train, test)]
+    assert not films[0] & films[1]

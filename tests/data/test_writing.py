@@ -93,6 +93,18 @@ def test_outputs_are_not_overwritten_and_no_half_file_stays(tmp_path: Path) -> N
     assert len(read_video(path).frames_THWC) == 4
 
 
+@pytest.mark.parametrize("fps", [0.0, 1e-4, 4e-4, 1000.5, 1e9, float("nan"), float("inf"), -5.0])
+def test_rates_that_no_file_can_hold_are_refused(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(DataError, match=r"fps goes from 0\.001 to 1000"):
+        write_video(tmp_path / "v.mp4", smooth_video(2), fps)
+
+
+@pytest.mark.parametrize("fps", [0.001, 0.3, 1000.0])
+def test_rates_at_the_limits_come_back(tmp_path: Path, fps: float) -> None:
+    video = read_video(write_video(tmp_path / "v.mp4", smooth_video(3), fps))
+    assert np.diff(video.times_s) == pytest.approx(1 / fps, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "video", "match"),
     [

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         probe_video,
         read_video,
         to_float,
+        to_grey,
         to_uint8,
     )
     from zoo.data.write import VideoWriter, side_by_side, write_video
@@ -46,6 +47,7 @@ _HOME = {
         "probe_video",
         "read_video",
         "to_float",
+        "to_grey",
         "to_uint8",
     ),
     "write": ("VideoWriter", "side_by_side", "write_video"),
@@ -73,6 +75,7 @@ __all__ = [
     "read_video",
     "side_by_side",
     "to_float",
+    "to_grey",
     "to_uint8",
     "write_video",
 ]

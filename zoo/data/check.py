@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.clips import Source
-from zoo.data.container import Reader, quarter_turns
+from zoo.data.container import Reader, quarter_turns, reason_of
 from zoo.data.demo import demo_clips
 from zoo.data.folders import find_files
 from zoo.data.hub import Columns, Rows, choose_split, is_saved, open_local
+from zoo.data.reach import Reach
 from zoo.data.video import Limits, nothing_decodes
 from zoo.errors import DataError
 
@@ -89,7 +90,8 @@ def _sources(name: str) -> Iterator[Source]:
             )
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
         parts, _, _ = choose_split(open_local(path, streaming=False), None)
-        yield from Rows([Columns(part) for part in parts], name=name, split=None)
+        columns = [Columns(part) for part in parts]
+        yield from Rows(columns, name=name, split=None, reach=Reach.of_path(path))
     elif path.exists():
         yield Source(name, -1, lambda: str(path))
     else:
@@ -103,8 +105,8 @@ def _check_one(source: Source) -> FileReport:
     try:
         with Reader(source.content()) as reader:
             return _read(reader, source.name)
-    except DataError as error:
-        return FileReport(source=source.name, reason=str(error))
+    except Exception as error:
+        return FileReport(source=source.name, reason=reason_of(error))
 
 
 def _read(reader: Reader, name: str) -> FileReport:

@@ -6,6 +6,7 @@ file is bad, replaced.
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data.cache import Cached, FrameCache
-from zoo.data.container import Reader, VideoSource
+from zoo.data.container import Reader, VideoSource, reason_of
 from zoo.data.sampling import Draw, check_clip, choose, draw, finish, scaled_size
 from zoo.data.video import nothing_decodes
 from zoo.errors import DataError
@@ -97,7 +98,6 @@ class ClipDataset(Dataset[ClipItem]):
         self.augment = tuple(augment) if random else ()
         self.max_bad = max_bad
         self.epoch = 0
-        self._bad: dict[int, str] = {}
         self._skipped: dict[str, str] = {}
 
     @abstractmethod
@@ -147,23 +147,22 @@ class ClipDataset(Dataset[ClipItem]):
         chance = draw(self.seed, epoch, index) if self.random else Draw()
         skipped: list[tuple[str, str]] = []
         for candidate in self._candidates(index):
-            if candidate not in self._bad:
-                try:
-                    taken, name, label = self._take(candidate, chance)
-                except DataError as error:
-                    self._bad[candidate] = str(error)
-                else:
-                    x = finish(taken.frames, clip=self.clip, chance=chance, augment=self.augment)
-                    return ClipItem(
-                        x_CTHW=x,
-                        label=label,
-                        source=name,
-                        start_s=taken.start_s,
-                        index=candidate,
-                        skipped=skipped,
-                    )
-            skipped.append((self._name(candidate), self._bad[candidate]))
-            self.note_skipped(skipped[-1:])
+            # Not remembered for the next time: whether a damaged file gives a clip can depend on the draw.
+            try:
+                taken, name, label = self._take(candidate, chance)
+            except DataError as error:
+                skipped.append((self._name(candidate), str(error)))
+                self.note_skipped(skipped[-1:])
+                continue
+            x = finish(taken.frames, clip=self.clip, chance=chance, augment=self.augment)
+            return ClipItem(
+                x_CTHW=x,
+                label=label,
+                source=name,
+                start_s=taken.start_s,
+                index=candidate,
+                skipped=skipped,
+            )
         raise DataError(self._too_many())
 
     def _candidates(self, index: int) -> Iterator[int]:
@@ -209,8 +208,8 @@ class FileClips(ClipDataset):
         try:
             with Reader(source.content()) as reader:
                 taken, whole = take_read(reader, clip=self.clip, time=chance.time, room=room)
-        except DataError as error:
-            reason = str(error)
+        except Exception as error:
+            reason = reason_of(error)
             raise DataError(reason if source.name in reason else f"{source.name}: {reason}") from None
         if whole is not None:
             self.cache.put(index, whole)
@@ -245,9 +244,10 @@ def take_read(reader: Reader, *, clip: Clip, time: float, room: int = 0) -> tupl
         length_s = reader.last_time_s() + 1.0 / reader.fps
     short = length_s <= _WHOLE_S
     if short and room > 0:
-        whole = _read_whole(reader, clip=clip, length_s=length_s, room=room)
-        if whole is not None:
-            return take_cached(whole, clip=clip, time=time), whole
+        with contextlib.suppress(Exception):  # what ails a frame must matter only to clips that hold it
+            whole = _read_whole(reader, clip=clip, length_s=length_s, room=room)
+            if whole is not None:
+                return take_cached(whole, clip=clip, time=time), whole
     chosen = choose(
         lambda start_s: reader.pictures(0.0 if short else start_s),
         clip=clip,

@@ -339,6 +339,17 @@ def _short(error: BaseException) -> str:
     return str(text).split(";")[0].strip()
 
 
+def first_line(error: BaseException) -> str:
+    """Say in one line what a foreign library raised."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def reason_of(error: Exception) -> str:
+    """Say why a source cannot be used, whatever reading it raised; a hostile file can set off anything."""
+    return str(error) if isinstance(error, DataError) else first_line(error)
+
+
 def is_regular(path: Path) -> bool:
     """Whether `path` is a regular file, links followed; False for what cannot be looked at."""
     try:

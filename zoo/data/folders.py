@@ -3,8 +3,10 @@
 - Any names, any nesting; files are known by their suffix, hidden ones are left out, and the order
   is that of their paths. Images count as videos of one frame.
 - Splits: top folders train (training) and test (testing) or val (valid, validation, eval). Where
-  there are none, one file in ten is held out, by the hash of its path: the same ones on every machine,
-  at least one, and adding files moves none. A lone file serves both.
+  there are none, the files whose path hashes into the lowest tenth are held out: the same ones on every
+  machine, and adding files moves none. Where that leaves a side empty, which happens in small folders,
+  the file with the lowest hash is held out or that with the highest is not, and added files can move it.
+  Of a lone file nothing can be held out.
 - Labels: the column `label` of a metadata.csv (its `file_name` is relative to its folder), else the
   folder a file lies in, numbered in alphabetical order over all splits.
 """
@@ -119,19 +121,20 @@ def fallbacks(split: str) -> tuple[str, ...]:
     return {"train": ("train",), "test": ("test", "val"), "val": ("val", "test")}[split]
 
 
-def is_held_out(name: str) -> bool:
-    """Whether a file or row of this name is held out: decided by its hash, one in ten."""
-    return _fraction(name) < HELD_OUT
-
-
 def _fraction(name: str) -> float:
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def hold_out(names: list[str], split: str) -> list[int]:
-    """Numbers of the names that belong to `split` where the source has no splits of its own."""
+def hold_out(names: list[str], split: str, *, source: str) -> list[int]:
+    """Numbers of the names that belong to `split` where the source, so called, has no splits of its own.
+
+    Raises:
+        DataError: A held-out split of fewer than two videos is asked for.
+    """
     if len(names) < 2:
+        if names and split != "train":
+            raise DataError(f"{source}: one video: nothing can be held out")
         return list(range(len(names)))
     fractions = [_fraction(name) for name in names]
     least = min(range(len(names)), key=fractions.__getitem__)
@@ -141,8 +144,12 @@ def hold_out(names: list[str], split: str) -> list[int]:
     return [number for number in range(len(names)) if (number in held) == (split != "train")]
 
 
-def files_of_split(files: list[FoundFile], split: str | None) -> tuple[list[FoundFile], str]:
-    """Choose the files of a split, and say how it was chosen."""
+def files_of_split(files: list[FoundFile], split: str | None, *, source: str) -> tuple[list[FoundFile], str]:
+    """Choose the files of a split, and say how it was chosen.
+
+    Raises:
+        DataError: As `hold_out`.
+    """
     if split is None:
         return files, "all files"
     wanted = canonical(split)
@@ -150,7 +157,8 @@ def files_of_split(files: list[FoundFile], split: str | None) -> tuple[list[Foun
     if "train" in by_folder and ("test" in by_folder or "val" in by_folder):
         name = next((name for name in fallbacks(wanted) if name in by_folder), wanted)
         return [file for file, of in zip(files, by_folder, strict=True) if of == name], f"its folder {name}"
-    chosen = [files[number] for number in hold_out([file.relative for file in files], wanted)]
+    names = [file.relative for file in files]
+    chosen = [files[number] for number in hold_out(names, wanted, source=source)]
     if len(files) == 1:
-        return chosen, "its only file, for training and test alike"
+        return chosen, "its only file; nothing can be held out"
     return chosen, f"{wanted}, 1 file in 10 held out by the hash of its path"

@@ -3,6 +3,8 @@
 Decoding is ours: video columns are cast to ``decode=False`` and give bytes or a path. A column counts
 when it is a `Video` or `Image`, a struct of `bytes` and `path`, or binary; one called `video` comes
 first. `label`: a `ClassLabel`, string or int column.
+
+A row may name a file instead of holding one, within the bounds of `zoo.data.reach`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from types import ModuleType
 from typing import Any, overload
 
 from zoo.data.clips import Source
-from zoo.data.container import VideoSource
+from zoo.data.container import VideoSource, first_line
 from zoo.data.folders import SPLIT_NAMES, canonical, fallbacks, hold_out
+from zoo.data.reach import Reach
 from zoo.errors import DataError
 
 
@@ -51,7 +54,7 @@ def open_local(path: Path, *, streaming: bool) -> Any:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: `datasets` cannot load it ({_first_line(error)})") from None
+        raise DataError(f"{path}: `datasets` cannot load it ({first_line(error)})") from None
 
 
 def is_saved(path: Path) -> bool:
@@ -90,14 +93,9 @@ def open_hub(name: str, *, streaming: bool) -> Any:
     except Exception as error:
         raise DataError(
             f"{name!r} is no file or folder here, and the Hugging Face Hub does not give it as a data set "
-            f"({_first_line(error)}). Without a network, run `hf download {repository} --repo-type dataset "
+            f"({first_line(error)}). Without a network, run `hf download {repository} --repo-type dataset "
             f"--local-dir DIR` where there is one and give DIR"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
 
 
 def choose_split(loaded: Any, split: str | None) -> tuple[list[Any], str | None, str]:
@@ -115,10 +113,9 @@ def choose_split(loaded: Any, split: str | None) -> tuple[list[Any], str | None,
     names = {
         kind: next((n for n in loaded if n.lower() in words), None) for kind, words in SPLIT_NAMES.items()
     }
-    for kind in fallbacks(wanted):
-        name = names[kind]
-        if name is not None and (wanted != "train" or len(loaded) > 1):
-            return [loaded[name]], None, f"its split {name}"
+    if names["train"] and (names["test"] or names["val"]):
+        name = next(name for kind in fallbacks(wanted) if (name := names[kind]))
+        return [loaded[name]], None, f"its split {name}"
     first = names["train"] or next(iter(loaded))
     return [loaded[first]], wanted, ""
 
@@ -182,14 +179,17 @@ class Rows(Sequence[Source]):
         parts: What `Columns` made of `datasets.Dataset` objects that share their columns.
         name: Name of the whole, for messages.
         split: Split to hold out of them, None for all rows.
+        reach: What rows may name.
     """
 
-    def __init__(self, parts: list[Columns], *, name: str, split: str | None) -> None:
+    def __init__(self, parts: list[Columns], *, name: str, split: str | None, reach: Reach) -> None:
         self._parts = parts
         self._name = name
+        self._reach = reach
         places = [(part, row) for part, columns in enumerate(parts) for row in range(len(columns.data))]
         if split is not None:
-            places = [places[n] for n in hold_out([f"{part}/{row}" for part, row in places], split)]
+            names = [f"{part}/{row}" for part, row in places]
+            places = [places[n] for n in hold_out(names, split, source=name)]
         self._places = places
         self.labels = parts[0].labels or self._collect_labels()
         self._number = {label: number for number, label in enumerate(self.labels)}
@@ -222,7 +222,7 @@ class Rows(Sequence[Source]):
             )
 
         def content() -> VideoSource:
-            return content_of(columns.data[row][columns.video])
+            return self._reach.content(columns.data[row][columns.video])
 
         return Source(name, label, content)
 
@@ -234,24 +234,3 @@ def number_of(label: Any, class_names: list[str], numbers: dict[str, int]) -> in
     if class_names and isinstance(label, int):
         return label
     return numbers.get(str(label), -1)
-
-
-def content_of(value: Any) -> VideoSource:
-    """Path or bytes behind what a video column holds.
-
-    Raises:
-        DataError: It holds nothing, or what it points at cannot be fetched.
-    """
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if not isinstance(value, str) or not value:
-        raise DataError(f"the row holds no video ({type(value).__name__})")
-    if "://" not in value:
-        return value
-    try:
-        with importlib.import_module("fsspec").open(value, "rb") as file:
-            return bytes(file.read())
-    except Exception as error:
-        raise DataError(f"{value}: cannot be fetched ({_first_line(error)})") from None

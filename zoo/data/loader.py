@@ -5,11 +5,15 @@ Shape legend: B batch, C colours, T frames, H W pixels.
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, partial
 from itertools import count, islice
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, TypedDict
 
 import numpy as np
@@ -198,6 +202,24 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
+@cache
+def _exiting() -> Any:
+    """A flag that this process shares with its workers, set once it exits."""
+    flag = RawValue("b", 0)
+    atexit.register(setattr, flag, "value", 1)
+    return flag
+
+
+def outlive_signals(exiting: Any, worker: int) -> None:
+    """Have a worker ignore Ctrl-C and SIGTERM, which reach the whole process group; the parent decides.
+
+    A worker ends when its loader does or its parent is gone. `exiting` is set once the parent exits: then
+    `multiprocessing` sends SIGTERM to workers that are left and waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if exiting.value else None)
+
+
 def _worker_batches(dataset: ClipDataset, order: Order, num_workers: int) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         _BatchMaker(dataset),
@@ -208,6 +230,7 @@ def _worker_batches(dataset: ClipDataset, order: Order, num_workers: int) -> Ite
         prefetch_factor=_PREFETCH if num_workers else None,
         # Without one of its own, a loader draws from the global generator and changes a seeded run.
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=partial(outlive_signals, _exiting()) if num_workers else None,
     )
     for batch in loader:
         if isinstance(batch, DataError):

@@ -22,12 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.data.video import at_rate, to_float
+from zoo.data.video import at_rate, to_float, to_grey
 from zoo.errors import DataError
 from zoo.recipes import Clip
 
 _T = TypeVar("_T")
-_GREY = (0.299, 0.587, 0.114)
 
 
 class Draw(NamedTuple):
@@ -133,5 +132,5 @@ def finish(
     if "flip" in augment and chance.flip < 0.5:
         x_CTHW = x_CTHW.flip(3)
     if clip.channels == 1:
-        x_CTHW = (x_CTHW * x_CTHW.new_tensor(_GREY).view(3, 1, 1, 1)).sum(0, keepdim=True)
+        x_CTHW = to_grey(x_CTHW)
     return x_CTHW

@@ -11,9 +11,10 @@ from typing import Any
 
 from zoo.data.clips import MAX_BAD, ClipDataset, FileClips, Source
 from zoo.data.demo import demo_clips
-from zoo.data.folders import canonical, files_of_split, find_files, is_video_name
+from zoo.data.folders import FoundFile, canonical, files_of_split, find_files, is_video_name
 from zoo.data.hub import Columns, Rows, choose_split, is_saved, load_datasets, open_hub, open_local
 from zoo.data.moving_mnist import MovingMnist, load_digits
+from zoo.data.reach import Reach
 from zoo.data.stream import HELD_OUT_ROWS, ClipStream, head_of_stream
 from zoo.errors import DataError
 from zoo.recipes import Clip
@@ -69,10 +70,11 @@ def open_clips(
         "random": split is not None and canonical(split) == "train",
     }
     if not isinstance(source, str | PathLike):
-        return _open_object(source, name=type(source).__name__, split=split, cache_mb=cache_mb, facts=facts)
+        name, reach = type(source).__name__, Reach.of_object()
+        return _open_object(source, name=name, reach=reach, split=split, cache_mb=cache_mb, facts=facts)
     name = fspath(source)
     if name == "demo":
-        return _open_folder(demo_clips(), "demo", split=split, cache_mb=cache_mb, facts=facts)
+        return _open_files(find_files(demo_clips()), "demo", split=split, cache_mb=cache_mb, facts=facts)
     if name == "moving-mnist" or name.startswith("moving-mnist:"):
         digits = load_digits(name.partition(":")[2] or None)
         return MovingMnist(digits, description=f"{name}: made from {len(digits)} digits", **facts)
@@ -83,16 +85,19 @@ def open_clips(
             raise DataError(
                 f"{name}: a folder of video files is read file by file anyway; leave `stream:` out"
             )
-        return _open_folder(path, name, split=split, cache_mb=cache_mb, facts=facts)
+        return _open_files(find_files(path), name, split=split, cache_mb=cache_mb, facts=facts)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".parquet"):
-        loaded = open_local(path, streaming=streaming)
-        return _open_object(loaded, name=str(path), split=split, cache_mb=cache_mb, facts=facts)
+        loaded, reach = open_local(path, streaming=streaming), Reach.of_path(path)
+        return _open_object(loaded, name=str(path), reach=reach, split=split, cache_mb=cache_mb, facts=facts)
     if path.exists():
-        return _open_one_file(path, split=split, cache_mb=cache_mb, facts=facts)
+        if not is_video_name(path.name) and not path.is_file():
+            raise DataError(f"{path}: is not a regular file. Data can be: {_FORMS}")
+        files = [FoundFile(path, path.name, label=None)]
+        return _open_files(files, name, split=split, cache_mb=cache_mb, facts=facts)
     hub_name = name.removeprefix("stream:")
     if _HUB_ID.fullmatch(hub_name):
-        loaded = open_hub(hub_name, streaming=streaming)
-        return _open_object(loaded, name=hub_name, split=split, cache_mb=cache_mb, facts=facts)
+        loaded, reach = open_hub(hub_name, streaming=streaming), Reach.of_hub()
+        return _open_object(loaded, name=hub_name, reach=reach, split=split, cache_mb=cache_mb, facts=facts)
     raise DataError(f"{name!r}: there is no such file or folder. Data can be: {_FORMS}")
 
 
@@ -100,15 +105,14 @@ def _is_parquet_folder(path: Path) -> bool:
     return next(path.rglob("*.parquet"), None) is not None and not find_files(path)
 
 
-def _open_folder(
-    root: Path, name: str, *, split: str | None, cache_mb: float, facts: dict[str, Any]
+def _open_files(
+    files: list[FoundFile], name: str, *, split: str | None, cache_mb: float, facts: dict[str, Any]
 ) -> ClipDataset:
-    files = find_files(root)
     if not files:
         raise DataError(
             f"{name}: no videos or images in this folder, by their suffixes (.mp4, .webm, .gif, .png, ...)"
         )
-    chosen, how = files_of_split(files, split)
+    chosen, how = files_of_split(files, split, source=name)
     labels = sorted({file.label for file in files if file.label is not None})
     number = {label: at for at, label in enumerate(labels)}
     if not chosen:
@@ -121,16 +125,8 @@ def _open_folder(
     return FileClips(sources, labels=labels, description=description, cache_mb=cache_mb, **facts)
 
 
-def _open_one_file(path: Path, *, split: str | None, cache_mb: float, facts: dict[str, Any]) -> ClipDataset:
-    if not is_video_name(path.name) and not path.is_file():
-        raise DataError(f"{path}: is not a regular file. Data can be: {_FORMS}")
-    source = Source(path.name, -1, partial(str, path))
-    description = f"{path}: one video" + (", for training and test alike" if split else "")
-    return FileClips([source], labels=[], description=description, cache_mb=cache_mb, **facts)
-
-
 def _open_object(
-    loaded: Any, *, name: str, split: str | None, cache_mb: float, facts: dict[str, Any]
+    loaded: Any, *, name: str, reach: Reach, split: str | None, cache_mb: float, facts: dict[str, Any]
 ) -> ClipDataset | ClipStream:
     datasets = load_datasets()
     parts, still, how = choose_split(loaded, split)
@@ -142,21 +138,30 @@ def _open_object(
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     if any(isinstance(part, datasets.IterableDataset) for part in parts):
-        return _open_stream(columns, name=name, held_out=still is not None, cache_mb=cache_mb, facts=facts)
+        held_out = still is not None
+        return _open_stream(
+            columns, name=name, reach=reach, held_out=held_out, cache_mb=cache_mb, facts=facts
+        )
     how = how or (f"{still}, 1 row in 10 held out by the hash of its number" if still else "all rows")
-    rows = Rows(columns, name=name, split=still)
+    rows = Rows(columns, name=name, split=still, reach=reach)
     description = f"{name}: {len(rows)} rows ({how}), {len(rows.labels)} labels"
     return FileClips(rows, labels=rows.labels, description=description, cache_mb=cache_mb, **facts)
 
 
 def _open_stream(
-    columns: list[Columns], *, name: str, held_out: bool, cache_mb: float, facts: dict[str, Any]
+    columns: list[Columns],
+    *,
+    name: str,
+    reach: Reach,
+    held_out: bool,
+    cache_mb: float,
+    facts: dict[str, Any],
 ) -> ClipDataset | ClipStream:
     if facts["random"]:
         skip = HELD_OUT_ROWS if held_out else 0
         description = f"{name}: a stream" + (f", all but its first {skip} rows" if skip else "")
         stream = {key: value for key, value in facts.items() if key != "random"}
-        return ClipStream(columns, name=name, description=description, skip_rows=skip, **stream)
-    sources = head_of_stream(columns, name=name, num_rows=HELD_OUT_ROWS)
+        return ClipStream(columns, name=name, reach=reach, description=description, skip_rows=skip, **stream)
+    sources = head_of_stream(columns, name=name, reach=reach, num_rows=HELD_OUT_ROWS)
     description = f"{name}: the first {len(sources)} rows of a stream"
     return FileClips(sources, labels=columns[0].labels, description=description, cache_mb=cache_mb, **facts)

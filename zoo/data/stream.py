@@ -16,8 +16,9 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from zoo.data.clips import ClipItem, Source, take_read
-from zoo.data.container import Reader
-from zoo.data.hub import Columns, content_of, number_of
+from zoo.data.container import Reader, first_line, reason_of
+from zoo.data.hub import Columns, number_of
+from zoo.data.reach import Reach
 from zoo.data.sampling import check_clip, draw, finish
 from zoo.errors import DataError
 from zoo.recipes import Clip
@@ -51,6 +52,7 @@ class ClipStream(IterableDataset[ClipItem]):
         columns: Sequence[Columns],
         *,
         name: str,
+        reach: Reach,
         clip: Clip,
         description: str,
         skip_rows: int,
@@ -67,6 +69,7 @@ class ClipStream(IterableDataset[ClipItem]):
         self.max_bad = max_bad
         self._columns = list(columns)
         self._name = name
+        self._reach = reach
         self._skip_rows = skip_rows
         self._num_read = 0
         self._skipped: dict[str, str] = {}
@@ -134,10 +137,10 @@ class ClipStream(IterableDataset[ClipItem]):
                 name = f"{self._name}#{row.number}"
                 chance = draw(self.seed, epoch, row.number)
                 try:
-                    with Reader(content_of(row.content)) as reader:
+                    with Reader(self._reach.content(row.content)) as reader:
                         taken, _ = take_read(reader, clip=self.clip, time=chance.time)
-                except DataError as error:
-                    skipped.append((name, f"{name}: {error}"))
+                except Exception as error:
+                    skipped.append((name, f"{name}: {reason_of(error)}"))
                     continue
                 x = finish(taken.frames, clip=self.clip, chance=chance, augment=self.augment)
                 return ClipItem(
@@ -161,18 +164,26 @@ class ClipStream(IterableDataset[ClipItem]):
 
 
 def read_rows(columns: Sequence[Columns], *, first: int) -> Iterator[_Row]:
-    """Read rows of streams one after the other, from row `first` on."""
+    """Read rows of streams one after the other, from row `first` on.
+
+    Raises:
+        DataError: `datasets` cannot read on.
+    """
     parts = [part.data for part in columns]
     rows: Iterator[Any] = (
         iter(parts[0].skip(first)) if len(parts) == 1 else islice(chain(*parts), first, None)
     )
     video, names = columns[0].video, columns[0].labels
     number_by_name = {name: number for number, name in enumerate(names)}
-    for number, row in enumerate(rows, start=first):
-        yield _Row(number, row[video], number_of(row.get("label"), names, number_by_name))
+    number = first
+    try:
+        for number, row in enumerate(rows, start=first):
+            yield _Row(number, row[video], number_of(row.get("label"), names, number_by_name))
+    except Exception as error:
+        raise DataError(f"the stream breaks off after row {number} ({first_line(error)})") from error
 
 
-def head_of_stream(columns: Sequence[Columns], *, name: str, num_rows: int) -> list[Source]:
+def head_of_stream(columns: Sequence[Columns], *, name: str, reach: Reach, num_rows: int) -> list[Source]:
     """Read the first rows of a stream into memory, to evaluate on."""
     rows = islice(read_rows(columns, first=0), num_rows)
-    return [Source(f"{name}#{row.number}", row.label, partial(content_of, row.content)) for row in rows]
+    return [Source(f"{name}#{row.number}", row.label, partial(reach.content, row.content)) for row in rows]

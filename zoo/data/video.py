@@ -20,6 +20,7 @@ from zoo.data.container import Reader, VideoSource, name_of, quarter_turns
 from zoo.errors import DataError
 
 _T = TypeVar("_T")
+_LUMA = (0.299, 0.587, 0.114)
 _TIE_S = 1e-6  # a frame that appears at the very limit counts, however its time was rounded
 
 
@@ -95,6 +96,11 @@ def to_float(frames_THWC: Tensor) -> Tensor:
     return frames_THWC.permute(3, 0, 1, 2).to(torch.float32).div_(127.5).sub_(1.0).contiguous()
 
 
+def to_grey(x_CTHW: Tensor) -> Tensor:
+    """Convert RGB x_CTHW to one channel, by the luma weights of BT.601."""
+    return (x_CTHW * x_CTHW.new_tensor(_LUMA).view(3, 1, 1, 1)).sum(0, keepdim=True)
+
+
 def to_uint8(x_CTHW: Tensor) -> Tensor:
     """Convert x_CTHW in [-1, 1] to uint8 frames (T, H, W, C), rounding; values outside are clamped."""
     x = x_CTHW.detach().to("cpu", torch.float32)
@@ -133,24 +139,34 @@ def nothing_decodes(reader: Reader) -> DataError:
     return DataError(f"{reader.name}: no frame can be decoded ({reader.codec}{damaged}); is it truncated?")
 
 
-def iter_frames(source: VideoSource, *, start_s: float = 0.0, limits: Limits = Limits()) -> Iterator[Frame]:
+def iter_frames(
+    source: VideoSource, *, start_s: float = 0.0, fps: float | None = None, limits: Limits = Limits()
+) -> Iterator[Frame]:
     """Yield frames one after the other, in constant memory, each in its own size.
 
     Args:
         source: Path or bytes.
         start_s: Seconds from the first frame; starts with the frame on screen then.
+        fps: Frames a second, chosen by presentation time (see `at_rate`); every frame as stored
+            when left out.
+        limits: What the file may cost; `max_frames` holds for the frames yielded, too.
 
     Raises:
         DataError: There is no video in it, no frame decodes, or a limit is exceeded.
     """
     with Reader(source, max_pixels=limits.max_pixels) as reader:
-        count = 0
-        for time_s, picture in _from(reader.pictures(start_s), start_s):
-            count += 1
-            if count > limits.max_frames:
-                raise DataError(f"{reader.name}: more than {limits.max_frames} frames")
-            yield Frame(time_s, reader.rgb(picture))
-        if not count:
+        pictures: Iterator[tuple[float, object]] = _from(
+            _counted(reader.pictures(start_s), reader, limits), start_s
+        )
+        if fps is not None:
+            pictures = at_rate(pictures, start_s=start_s, fps=fps, file_fps=reader.fps)
+        frame: Frame | None = None
+        shown: object = None
+        for time_s, picture in _counted(pictures, reader, limits):
+            if frame is None or picture is not shown:
+                frame, shown = Frame(time_s, reader.rgb(picture)), picture
+            yield frame
+        if frame is None:
             raise nothing_decodes(reader)
 
 
@@ -231,40 +247,38 @@ def read_video(
             f"{name_of(source)}: asked for start_s={start_s}, num_frames={num_frames}, fps={fps}; "
             "start_s is 0 or more, num_frames at least 1, fps positive"
         )
-    frames: list[NDArray[np.uint8]] = []
     times: list[float] = []
+    data = bytearray()  # grows in place, where a list of frames would be copied into one array at the end
     with Reader(source, max_pixels=limits.max_pixels) as reader:
-        pictures: Iterator[tuple[float, object]] = _from(_counted(reader, start_s, limits), start_s)
+        pictures: Iterator[tuple[float, object]] = _from(
+            _counted(reader.pictures(start_s), reader, limits), start_s
+        )
         if fps is not None:
             pictures = at_rate(pictures, start_s=start_s, fps=fps, file_fps=reader.fps)
         previous: object = None
-        held = 0
+        pixels_HWC: NDArray[np.uint8] | None = None
         size: Callable[[int, int], tuple[int, int]] | None = None
         for time_s, picture in pictures:
-            if picture is not previous:
-                frames.append(reader.rgb(picture, size))
-                previous = picture
-            else:
-                frames.append(frames[-1])
-            if size is None:
-                height, width = frames[0].shape[:2]
-                size = _always(height, width)
+            if pixels_HWC is None or picture is not previous:
+                pixels_HWC, previous = reader.rgb(picture, size), picture
+            height, width = pixels_HWC.shape[:2]
+            size = size or _always(height, width)
             times.append(time_s)
-            held += frames[0].nbytes
-            if held > limits.max_bytes:
+            if len(data) + pixels_HWC.nbytes > limits.max_bytes:
                 raise DataError(
-                    f"{reader.name}: {len(frames)} frames of {frames[0].shape[1]}x{frames[0].shape[0]} are "
+                    f"{reader.name}: {len(times)} frames of {width}x{height} are "
                     f"more than the {limits.max_bytes / 2**30:.1f} GiB allowed at once; read a part "
                     "(start_s, num_frames, fps) or use iter_frames"
                 )
-            if num_frames is not None and len(frames) == num_frames:
+            data += np.ascontiguousarray(pixels_HWC).data
+            if len(times) == num_frames:
                 break
-        if not frames:
+        if not times:
             if start_s > 0 and (length := reader.last_time_s()) < start_s:
                 raise DataError(f"{reader.name}: ends at {length:.2f} s, asked for {start_s:.2f} s")
             raise nothing_decodes(reader)
         return Video(
-            frames_THWC=torch.from_numpy(np.stack(frames)),
+            frames_THWC=torch.frombuffer(data, dtype=torch.uint8).view(-1, height, width, 3),
             fps=fps or reader.fps,
             times_s=times,
             num_damaged=reader.num_damaged,
@@ -276,8 +290,10 @@ def _always(height: int, width: int) -> Callable[[int, int], tuple[int, int]]:
     return lambda _h, _w: (height, width)
 
 
-def _counted(reader: Reader, start_s: float, limits: Limits) -> Iterator[tuple[float, object]]:
-    for count, (time_s, picture) in enumerate(reader.pictures(start_s)):
+def _counted(
+    pictures: Iterable[tuple[float, object]], reader: Reader, limits: Limits
+) -> Iterator[tuple[float, object]]:
+    for count, (time_s, picture) in enumerate(pictures):
         if count >= limits.max_frames:
             raise DataError(f"{reader.name}: more than {limits.max_frames} frames")
         yield time_s, picture

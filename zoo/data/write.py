@@ -9,9 +9,9 @@ Shape legend: B batch, C colours (1 grey or 3 RGB), T frames, H W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.data.video import to_uint8
-from zoo.errors import DataError, OutputExistsError
+from zoo.errors import DataError, OutputExistsError, ZooError
+from zoo.files import new_file, refuse_existing
 
 _SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _BT709 = 1
+_SLOWEST, _FASTEST = 0.001, 1000.0
 
 
 class VideoWriter:
@@ -39,7 +41,7 @@ class VideoWriter:
 
     Args:
         path: Ends in .mp4, .m4v, .mov or .mkv.
-        fps: Frames a second.
+        fps: Frames a second, 0.001 to 1000.
         force: Replace a file that is there.
         crf: Constant rate factor of x264, 0 (lossless) to 51; 17 is visually lossless.
 
@@ -58,15 +60,15 @@ class VideoWriter:
             raise DataError(
                 f"{self.path}: videos are written as {', '.join(_SUFFIXES)}, not {suffix or 'no suffix'!r}"
             )
-        if not 0 < fps <= 1000:
-            raise DataError(f"{self.path}: fps must be above 0 and at most 1000, got {fps}")
+        if not _SLOWEST <= fps <= _FASTEST:
+            raise DataError(f"{self.path}: fps goes from {_SLOWEST:g} to {_FASTEST:g}, got {fps}")
         if not 0 <= crf <= 51:
             raise DataError(f"{self.path}: crf goes from 0 (lossless) to 51, got {crf}")
         _check_free(self.path, force)
-        self._force = force
+        self._file = new_file(self.path, force=force)
+        self._temporary = self.path
         self._rate = Fraction(fps).limit_denominator(1001)
         self._crf = crf
-        self._temporary = _temporary(self.path)
         self._format = _SUFFIXES[suffix]
         self._container: Any = None
         self._stream: Any = None
@@ -98,11 +100,12 @@ class VideoWriter:
         frame.pts = self.num_frames
         frame.time_base = 1 / self._rate
         self.num_frames += 1
-        self._container.mux(self._stream.encode(frame))
+        with _told(self.path):
+            self._container.mux(self._stream.encode(frame))
 
     def _start(self, height: int, width: int) -> None:
         options = {"movflags": "+faststart"} if self._format in ("mp4", "mov") else {}
-        try:
+        with _told(self.path):
             # "file:" keeps a name such as concat:a|b from being read as a protocol.
             name = "file:" + os.path.abspath(self._temporary)
             self._container = av.open(name, "w", format=self._format, options=options)
@@ -114,10 +117,10 @@ class VideoWriter:
             context.colorspace = context.color_primaries = context.color_trc = _BT709
             context.color_range = ColorRange.MPEG
             self._stream = stream
-        except (av.FFmpegError, OSError) as error:
-            raise DataError(f"{self.path}: cannot be written ({error})") from None
 
     def __enter__(self) -> Self:
+        with _told(self.path):
+            self._temporary = self._file.__enter__()
         return self
 
     def __exit__(
@@ -126,21 +129,14 @@ class VideoWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        with _told(self.path), contextlib.ExitStack() as stack:
+            stack.push(lambda *late: self._file.__exit__(*(late if late[0] else (kind, error, trace))))
+            if self._container is not None:
+                stack.callback(self._container.close)
             if error is None:
                 if not self.num_frames:
                     raise DataError(f"{self.path}: no frames were given, nothing to write")
                 self._container.mux(self._stream.encode(None))
-            if self._container is not None:
-                self._container.close()
-            if error is None:
-                _publish(self._temporary, self.path, self._force)
-        except (av.FFmpegError, OSError) as problem:
-            if isinstance(problem, DataError | OutputExistsError):
-                raise
-            raise DataError(f"{self.path}: cannot be written ({problem}); is the disk full?") from None
-        finally:
-            self._temporary.unlink(missing_ok=True)
 
 
 def write_video(
@@ -221,38 +217,25 @@ def _write_png(path: Path, frames_THWC: NDArray[np.uint8], force: bool) -> Path:
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frames_THWC[0]), format="rgb24")
     frame.pts = 0
     packets = [bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)]]
-    temporary = _temporary(path)
-    try:
+    with _told(path), new_file(path, force=force) as temporary:
         temporary.write_bytes(b"".join(packets))
-        _publish(temporary, path, force)
-    except OSError as error:
-        if isinstance(error, OutputExistsError):
-            raise
-        raise DataError(f"{path}: cannot be written ({error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say of what goes wrong in writing which file it was."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(f"{path}: cannot be written ({error}); is the disk full?") from None
 
 
 def _check_free(path: Path, force: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; name a file in it")
-    if path.exists() and not force:
-        raise OutputExistsError(
-            f"{path} is there already; give force=True (--force) to replace it, or another name"
-        )
+    refuse_existing(path, force=force)
     if not path.parent.is_dir():
         raise DataError(f"{path}: there is no folder {path.parent}; make it first")
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{secrets.token_hex(6)}.part{path.suffix}")
-
-
-def _publish(temporary: Path, path: Path, force: bool) -> None:
-    """Give a finished file its name, without replacing one that appeared in the meantime."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    if not force and path.exists():
-        raise OutputExistsError(f"{path} appeared while it was being written; give force=True (--force)")
-    os.replace(temporary, path)
