@@ -18,10 +18,15 @@ import torch
 from torch import Tensor
 
 import zoo
-from zoo.data import open_clips, side_by_side, write_video
+from zoo.assemblies import Autoencoder
+from zoo.cli.common import INTERRUPTED
+from zoo.data import demo_clips, open_clips, side_by_side, write_video
 from zoo.metrics import psnr
+from zoo.windows import reconstruct_windows
 
 RECIPE = "vqvae-video-tiny"
+UNSEEN = "juggle_1.mp4"
+"""A held-out clip, of a film that no training clip comes from."""
 _NUM_WINDOWS = 3
 
 
@@ -43,14 +48,14 @@ def main(out: Path, steps: int | None, force: bool) -> None:
       python -m zoo.demo --out runs/demo --force
     """
     try:
-        run(out, steps=steps, force=force)
+        sys.exit(run(out, steps=steps, force=force))
     except zoo.ZooError as error:
         click.echo(f"zoo: {error}", err=True)
         sys.exit(1)
 
 
-def run(out: Path, *, steps: int | None = None, force: bool = False) -> None:
-    """Train, reconstruct, write and print.
+def run(out: Path, *, steps: int | None = None, force: bool = False) -> int:
+    """Train, reconstruct, write and print; return the exit code, 130 after Ctrl-C.
 
     Writes ``model/``, ``original.mp4``, ``reconstruction.mp4``, ``side_by_side.mp4`` and ``report.html``
     to `out`, beside what `zoo.train` keeps there.
@@ -63,20 +68,22 @@ def run(out: Path, *, steps: int | None = None, force: bool = False) -> None:
     click.echo(f"Training {RECIPE} on the clips that ship with zoo; Ctrl-C stops and saves.")
     result = zoo.train(RECIPE, data="demo", out=out, steps=steps, force=force)
     if result.interrupted:
-        raise zoo.ZooError(f"stopped before the end; go on with\n  {result.resume_command}")
-    original_CTHW, source, fps = _unseen_clip(result.model)
-    made_CTHW = _reconstruct(result.model, original_CTHW)
+        command = result.resume_command.removeprefix("zoo")
+        click.echo(f"Stopped before the end. Go on with\n  {_tool()}{command}", err=True)
+        return INTERRUPTED
+    assert isinstance(result.model, Autoencoder)
+    original_CTHW, fps = _unseen_clip(result.model)
+    windows = reconstruct_windows(result.model, original_CTHW.unbind(1))
+    made_CTHW = torch.cat([window.y_CTHW for window in windows], dim=1)
     write_video(out / "original.mp4", original_CTHW, fps, force=True)
     write_video(out / "reconstruction.mp4", made_CTHW, fps, force=True)
     write_video(out / "side_by_side.mp4", side_by_side([original_CTHW, made_CTHW]), fps, force=True)
     facts = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    click.echo(
-        _summary(facts, name=Path(source).name, psnr_db=float(psnr(original_CTHW[None], made_CTHW[None])))
-    )
+    click.echo(_summary(facts, psnr_db=float(psnr(original_CTHW[None], made_CTHW[None]))))
     click.echo(f"\nIn {out}, after {(time.monotonic() - started) / 60:.1f} minutes:")
     for name, what in (
         ("report.html", "curves, clips and figures; open it in a browser"),
-        ("original.mp4", f"{original_CTHW.shape[1]} frames of {Path(source).name}, which training never saw"),
+        ("original.mp4", f"{original_CTHW.shape[1]} frames of {UNSEEN}, which training never saw"),
         ("reconstruction.mp4", "the same after the model"),
         ("side_by_side.mp4", "both"),
         ("model/", "config.json and model.safetensors, for zoo.load"),
@@ -85,28 +92,18 @@ def run(out: Path, *, steps: int | None = None, force: bool = False) -> None:
     click.echo("\nNext:")
     for command in _next_commands(out):
         click.echo(f"  {command}")
+    return 0
 
 
-def _unseen_clip(model: Any) -> tuple[Tensor, str, float]:
-    """Return the middle of the first held-out video as x_CTHW, its name and its frame rate."""
+def _unseen_clip(model: Autoencoder) -> tuple[Tensor, float]:
+    """Return the middle of the clip `UNSEEN` as x_CTHW, and its frame rate."""
     clip = model.recipe.clip
     longer = clip.model_copy(update={"num_frames": _NUM_WINDOWS * clip.num_frames})
-    item = open_clips("demo", clip=longer, split="test")[0]
-    return item["x_CTHW"], item["source"], clip.fps or 10.0
+    item = open_clips(demo_clips() / "test" / UNSEEN, clip=longer)[0]
+    return item["x_CTHW"], clip.fps or 10.0
 
 
-def _reconstruct(model: Any, x_CTHW: Tensor) -> Tensor:
-    """Reconstruct a clip in windows of the length the model was trained on."""
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        windows = [
-            model.reconstruct(window_CTHW[None].to(device))[0].cpu()
-            for window_CTHW in torch.split(x_CTHW, model.recipe.clip.num_frames, dim=1)
-        ]
-    return torch.cat(windows, dim=1)
-
-
-def _summary(facts: dict[str, Any], *, name: str, psnr_db: float) -> str:
+def _summary(facts: dict[str, Any], *, psnr_db: float) -> str:
     evaluation = facts["evaluation"]
     values, baselines = evaluation["values"], evaluation["baselines"]
     rows = [
@@ -120,7 +117,7 @@ def _summary(facts: dict[str, Any], *, name: str, psnr_db: float) -> str:
     lines += [
         f"  {values['bits_per_pixel']:.3f} bits a pixel; {100 * used:.0f}% of the codes used, "
         f"perplexity {perplexity:.0f}",
-        f"  {name}: {psnr_db:.2f} dB",
+        f"  {UNSEEN}: {psnr_db:.2f} dB",
     ]
     return "\n".join(lines)
 

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from zoo.cli.common import device_option, force_option, json_option, print_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from zoo.data import Frame
-
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey (BT.601), for models of one channel."""
 
 
 @click.command("reconstruct")
@@ -33,10 +23,12 @@ def reconstruct(
 ) -> None:
     """Encode and decode a video with MODEL.
 
-    MODEL is a model folder, or the folder of a run. A video of any length and size goes in, and as many
-    frames of the same size and rate come out, without sound (an odd height or width gets one more row or
-    column). The video is taken in windows as long as the clips that the model was trained on, each on its
-    own: a seam can show between two windows, and memory use does not grow with the length.
+    MODEL is a model folder, or the folder of a run. A video of any length and size goes in, and one of the
+    same length and size comes out, without sound (an odd height or width gets one more row or column). Its
+    rate is the mean rate of IN.mp4: where frames come at a varying pace, some are left out or repeated so
+    that each shows at its time. The video is taken in windows as long as the clips that the model was
+    trained on, each on its own: a seam can show between two windows, and memory use does not grow with the
+    length.
 
     \b
     Example:
@@ -50,28 +42,29 @@ def reconstruct(
     import torch
     from tqdm import tqdm
 
-    from zoo.data import VideoWriter, iter_frames, probe_video
+    from zoo.data import VideoWriter, iter_frames, probe_video, to_float
     from zoo.data import side_by_side as beside
     from zoo.metrics.baselines import model_bits
+    from zoo.windows import reconstruct_windows
 
     info = probe_video(source)
     writer = VideoWriter(output, fps=info.fps, force=force)
     autoencoder = load_autoencoder(model, device)
     clip = autoencoder.recipe.clip
     codebook_size = int(autoencoder.quantizer.codebook_size)
-    target = next(autoencoder.parameters()).device
+    frames = (
+        to_float(torch.from_numpy(frame.pixels_HWC)[None])[:, 0]
+        for frame in iter_frames(source, fps=info.fps)
+    )
     squared_error, values, bits = 0.0, 0, 0.0
     with (
-        torch.inference_mode(),
         writer,
         tqdm(
             total=info.num_frames_header, unit=" frames", desc="reconstructing", disable=as_json or None
         ) as bar,
     ):
-        for x_CTHW in windows(iter_frames(source), num_frames=clip.num_frames, channels=clip.channels):
-            tokens = autoencoder.encode(x_CTHW[None].to(target))
+        for x_CTHW, y_CTHW, tokens in reconstruct_windows(autoencoder, frames):
             bits += model_bits(tokens.indices_Bqthw, tokens.z_BDthw, codebook_size=codebook_size)
-            y_CTHW = autoencoder.decode(tokens)[0].float().clamp(-1, 1).cpu()
             squared_error += float((x_CTHW - y_CTHW).double().square().sum())
             values += x_CTHW.numel()
             writer.write(beside([x_CTHW, y_CTHW]) if side_by_side else y_CTHW)
@@ -97,31 +90,3 @@ def reconstruct(
         f"{facts['ratio']:.0f} times less than the pixels",
         err=True,
     )
-
-
-def windows(frames: Iterator[Frame], *, num_frames: int, channels: int) -> Iterator[Tensor]:
-    """Yield a video as x_CTHW in [-1, 1], `num_frames` at a time; the last window may be shorter.
-
-    A frame of another size than the first is scaled to it.
-    """
-    import itertools
-
-    import torch
-    import torch.nn.functional as F
-
-    from zoo.data import to_float
-
-    size: tuple[int, ...] | None = None
-    while window := list(itertools.islice(frames, num_frames)):
-        pixels = []
-        for frame in window:
-            x_CTHW = to_float(torch.from_numpy(frame.pixels_HWC)[None])
-            size = size or x_CTHW.shape[2:]
-            if x_CTHW.shape[2:] != size:
-                x_CTHW = F.interpolate(x_CTHW.transpose(0, 1), size, mode="bilinear", antialias=True)
-                x_CTHW = x_CTHW.transpose(0, 1)
-            pixels.append(x_CTHW)
-        x_CTHW = torch.cat(pixels, dim=1)
-        if channels == 1:
-            x_CTHW = torch.einsum("c,cthw->thw", torch.tensor(LUMA), x_CTHW)[None]
-        yield x_CTHW

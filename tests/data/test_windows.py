@@ -1,0 +1,64 @@
+"""Videos of any length through a model: the same frames, the same length, at their times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from counting import number_on, write_counting
+from tiny import TINY
+
+import zoo
+from zoo.cli.group import cli
+from zoo.data import iter_frames, probe_video, read_video, to_grey
+from zoo.windows import reconstruct_windows
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_windows_are_what_the_model_says_of_each(channels: int) -> None:
+    option = {"clip": "channels", "encoder": "in_channels", "decoder": "out_channels"}
+    recipe = TINY | {section: {**TINY[section], name: channels} for section, name in option.items()}
+    model: Any = zoo.build(recipe, seed=0).eval()
+    num = model.recipe.clip.num_frames
+    frames = list((torch.rand(2 * num + 1, 3, 16, 20) * 2 - 1).unbind())
+    frames[1] = torch.ones(3, 30, 30)
+    windows = list(reconstruct_windows(model, iter(frames)))
+    x_CTHW = torch.cat([window.x_CTHW for window in windows], dim=1)
+    assert tuple(x_CTHW.shape) == (channels, 2 * num + 1, 16, 20)
+    first_CTHW = frames[0][:, None]
+    assert torch.equal(x_CTHW[:, :1], to_grey(first_CTHW) if channels == 1 else first_CTHW)
+    assert x_CTHW[:, 1].min() > 0.999
+    with torch.no_grad():
+        for window, part_CTHW in zip(windows, x_CTHW.split(num, dim=1), strict=True):
+            assert torch.allclose(window.y_CTHW, model.reconstruct(part_CTHW[None])[0], atol=1e-5)
+
+
+def test_reconstruct_shows_every_frame_at_its_time(tmp_path: Path) -> None:
+    # 40 ms a frame, then slower and slower: 3.2 s, where 50 frames at the median rate would be 2 s.
+    times = [0]
+    for number in range(1, 50):
+        times.append(times[-1] + 40 + (0 if number < 20 else 2 * (number - 20)) // 10 * 10)
+    source = write_counting(tmp_path / "vary.mkv", times)
+    zoo.save(zoo.build(TINY, seed=0), tmp_path / "model")
+    words = ["reconstruct", str(tmp_path / "model"), str(source), str(tmp_path / "out.mp4"), "--side-by-side"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    video = read_video(tmp_path / "out.mp4")
+    period = 1 / probe_video(source).fps
+    assert len(video.times_s) / video.fps == pytest.approx(times[-1] / 1000 + period, abs=1.01 * period)
+    # The original is on the left; each of its frames is there when its time has come.
+    for time_s, pixels_HWC in zip(video.times_s, video.frames_THWC, strict=True):
+        assert abs(times[number_on(pixels_HWC[:, :80])] / 1000 - time_s) <= 0.06 + period
+
+
+def test_a_recording_of_varying_rate_keeps_its_length(shared_data: Path) -> None:
+    source = shared_data / "odd" / "variable_rate_hevc.mov"
+    info = probe_video(source)
+    stored = [frame.time_s for frame in iter_frames(source)]
+    shown = [frame.time_s for frame in iter_frames(source, fps=info.fps)]
+    assert max(abs(time_s - at / info.fps) for at, time_s in enumerate(stored)) > 1.5 / info.fps
+    assert max(abs(time_s - at / info.fps) for at, time_s in enumerate(shown)) <= 0.05
+    assert len(shown) / info.fps == pytest.approx(stored[-1] + 1 / info.fps, abs=1.01 / info.fps)
