@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from zoo.errors import PortError, RecipeError
 from zoo_tokenizers import cosmos_layers
 from zoo_tokenizers.cosmos import CosmosDecoder, CosmosEncoder
+from zoo_tokenizers.cosmos_image import CosmosImageDecoder, CosmosImageEncoder
 from zoo_tokenizers.cosmos_layers import SpatialAttention, TemporalAttention
 from zoo_tokenizers.cosmos_plan import doublings, halvings
-from zoo_tokenizers.haar import haar_patches, haar_unpatches
+from zoo_tokenizers.haar import haar_frame_patches, haar_frame_unpatches, haar_patches, haar_unpatches
 
 TINY = {"base_channels": 4, "num_residual_blocks": 1, "latent_dim": 5}
 PUBLISHED = [[4, 8, 8], [8, 8, 8], [8, 16, 16]]
@@ -38,6 +39,12 @@ def test_wavelets_lose_nothing(patch_size: int, grid: list[int], channels: int) 
     weighed = x.square().sum() + (patch_size - 1) * x[:, :, 0].square().sum()
     torch.testing.assert_close(y.square().sum() * patch_size**3, weighed)
 
+    frames = x[:, :, 0]
+    y = haar_frame_patches(frames, patch_size)
+    assert y.shape == (2, channels * patch_size**2, h, w)
+    torch.testing.assert_close(haar_frame_unpatches(y, patch_size), frames)
+    torch.testing.assert_close(y.square().sum() * patch_size**2, frames.square().sum())
+
 
 def test_wavelet_bands_are_in_the_published_order() -> None:
     """A ramp along one axis shows in the mean and in that axis' own band only: 001 W, 010 H, 100 T."""
@@ -48,6 +55,9 @@ def test_wavelet_bands_are_in_the_published_order() -> None:
         assert y.nonzero().flatten().tolist() == [0, band]
         assert y[0] == 0.5
         assert y[band] == -0.5
+    for axis, band in ((2, 1), (3, 2)):  # in frames: 01 H, 10 W
+        ramp = torch.arange(2.0).view([2 if i == axis else 1 for i in range(4)]).expand(1, 1, 2, 2)
+        assert haar_frame_patches(ramp, 2).flatten().nonzero().flatten().tolist() == [0, band]
 
 
 strides = st.tuples(st.integers(0, 3), st.integers(0, 3)).filter(lambda times: times[0] <= times[1])
@@ -86,6 +96,22 @@ def test_any_stride_shrinks_and_grows_back(stride: list[int], grid: list[int]) -
     y.square().sum().backward()
     assert all(p.grad is not None for p in [*encoder.parameters(), *decoder.parameters()])
     assert decoder.last_layer.shape == (192, 192, 3, 1, 1)
+
+
+@pytest.mark.parametrize(("side", "multipliers"), [(4, [1]), (8, [2, 1]), (16, [1, 2]), (16, [1, 2, 1])])
+def test_image_strides_shrink_and_grow_back(side: int, multipliers: list[int]) -> None:
+    options = {"base_channels": 32, "channel_multipliers": multipliers, "num_residual_blocks": 1}
+    encoder = CosmosImageEncoder(**options, stride=[1, side, side])
+    decoder = CosmosImageDecoder(**options, stride=[1, side, side])
+    x = torch.randn(2, 3, side, 2 * side)
+    z = encoder(x)
+    assert z.shape == (2, 16, 1, 2)
+    y = decoder(z)
+    assert y.shape == x.shape
+    y.square().sum().backward()
+    assert all(p.grad is not None for p in [*encoder.parameters(), *decoder.parameters()])
+    with pytest.raises(PortError, match=f"multiples of its stride {side}"):
+        encoder(x[..., :-1])
 
 
 @pytest.mark.parametrize("stride", PUBLISHED, ids=str)
@@ -163,6 +189,17 @@ def test_bad_options_are_refused(part: type[CosmosEncoder | CosmosDecoder]) -> N
     for wrong in ({"base_channels": 0}, {"num_residual_blocks": 0}, {"channel_multipliers": []}):
         with pytest.raises(RecipeError, match="at least 1"):
             part(**wrong)
+
+
+@pytest.mark.parametrize("part", [CosmosImageEncoder, CosmosImageDecoder])
+def test_bad_image_options_are_refused(part: type[CosmosImageEncoder | CosmosImageDecoder]) -> None:
+    for stride in ([4, 8, 8], [1, 2, 2], [1, 8, 16], [1, 12, 12], [8, 8]):
+        with pytest.raises(RecipeError, match="powers of two"):
+            part(stride=stride)
+    with pytest.raises(RecipeError, match="takes 2 levels or more"):
+        part(stride=[1, 16, 16], channel_multipliers=[1])
+    with pytest.raises(RecipeError, match="multiples of 32"):
+        part(base_channels=48)
 
 
 def test_clips_that_do_not_fit_are_refused() -> None:

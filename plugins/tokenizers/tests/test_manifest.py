@@ -34,12 +34,14 @@ def test_recipe_builds_with_its_stated_number_of_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-tiny")])
-def test_tiny_recipe_decodes_from_indices_alone_at_any_size(name: str) -> None:
+def test_tiny_recipe_decodes_its_tokens_at_any_size(name: str) -> None:
+    """From indices alone where there are any."""
     model = zoo.build(name, seed=0)
     assert isinstance(model, Autoencoder)
     x_BCTHW = torch.rand(1, 3, 3, 21, 18, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         tokens = model.encode(x_BCTHW)
-        again = model.decode(tokens._replace(z_BDthw=None))
+        again = model.decode(tokens)
         assert again.shape == x_BCTHW.shape
-        assert torch.equal(again, model.decode(tokens))
+        if not model.quantizer.continuous:
+            assert torch.equal(model.decode(tokens._replace(z_BDthw=None)), again)

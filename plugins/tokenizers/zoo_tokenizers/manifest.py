@@ -19,6 +19,14 @@ _COSMOS_EXAMPLE = {
     "stride": [4, 4, 4],
     "patch_size": 2,
 }
+_COSMOS_IMAGE_EXAMPLE = {
+    "base_channels": 32,
+    "channel_multipliers": [1, 2],
+    "num_residual_blocks": 1,
+    "latent_dim": 6,
+    "stride": [1, 4, 4],
+    "patch_size": 2,
+}
 
 
 @hookimpl
@@ -76,6 +84,24 @@ def zoo_parts(api_version: int) -> Iterable[PartSpec]:
             "zoo_tokenizers.cosmos:CosmosDecoder",
             "Cosmos: causal factorised convolutions and attention, then wavelet patches put together.",
             example=_COSMOS_EXAMPLE,
+            paper=_COSMOS,
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "encoder",
+            "cosmos-image",
+            "zoo_tokenizers.cosmos_image:CosmosImageEncoder",
+            "Cosmos for images, frame by frame: Haar wavelet patches, 2D residual blocks.",
+            example=_COSMOS_IMAGE_EXAMPLE,
+            paper=_COSMOS,
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "decoder",
+            "cosmos-image",
+            "zoo_tokenizers.cosmos_image:CosmosImageDecoder",
+            "Cosmos for images, frame by frame: 2D residual blocks, then wavelet patches put together.",
+            example=_COSMOS_IMAGE_EXAMPLE,
             paper=_COSMOS,
             license="Apache-2.0",
         ),
