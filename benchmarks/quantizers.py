@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import math
 import os
 import platform
 import warnings
@@ -62,8 +63,11 @@ def diffusers_codebook(codes_KD: Tensor) -> nn.Module:
     return peer
 
 
-def lookup_works(size: int, device: torch.device, peers: list[str]) -> list[Work]:
+def lookup_works(size: int, device: torch.device, peers: list[str], only: str) -> list[Work]:
     """Nearest codes of 16,384 vectors in evaluation, without gradients."""
+    name = f"VQ look-up, {math.prod(GRID)} x {DIM}, K = {size}"
+    if only not in name:
+        return []
     z = latent(device)
     rows = z.flatten(2).transpose(1, 2).contiguous()
     image = z.flatten(3).contiguous()
@@ -82,11 +86,10 @@ def lookup_works(size: int, device: torch.device, peers: list[str]) -> list[Work
         runs["diffusers"] = without_gradients(lambda: other(image))
         require_same(runs["diffusers"]()[2][2], expected)
     factor, limit = {1024: (2.0, 32.0), 16384: (1.6, 128.0)}[size]
-    name = f"VQ look-up, {len(expected)} x {DIM}, K = {size}"
     return [Work(name, without_gradients(lambda: ours(z)), runs, factor, limit)]
 
 
-def training_works(size: int, device: torch.device, peers: list[str]) -> list[Work]:
+def training_works(size: int, device: torch.device, peers: list[str], only: str) -> list[Work]:
     """Forward and backward of a training step: codes by moving averages, by cosine, by gradients."""
     codes_KD = torch.randn(size, DIM, generator=torch.Generator().manual_seed(1)).to(device)
     factor, limit = {1024: (5.0, 128.0), 16384: (8.0, 160.0)}[size]
@@ -110,6 +113,9 @@ def training_works(size: int, device: torch.device, peers: list[str]) -> list[Wo
             "by gradients, rotated",
         ),
     ):
+        name = f"{part} step ({label}), K = {size}"
+        if only not in name:
+            continue
         ours: Any = zoo.build_part("quantizer", part, codebook_size=size, latent_dim=DIM, **options)
         ours = ours.to(device).train()
         start_KD = nn.functional.normalize(codes_KD, dim=1) if part == "vq-cosine" else codes_KD
@@ -127,7 +133,7 @@ def training_works(size: int, device: torch.device, peers: list[str]) -> list[Wo
             peer = peer_codebook(start_KD, **peer_options).train()
             runs["vector-quantize-pytorch"] = step(peer, rows, lambda out: (out[0], out[2], out[1]))
             require_same(runs["vector-quantize-pytorch"](), indices)
-        works.append(Work(f"{part} step ({label}), K = {size}", mine, runs, factor, limit))
+        works.append(Work(name, mine, runs, factor, limit))
     return works
 
 
@@ -186,9 +192,10 @@ def main(arguments: list[str] | None = None) -> None:
         for make in (lookup_works, training_works):
             with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore")
-                works = [work for work in make(size, device, peers) if options.only in work.name]
+                works = make(size, device, peers, options.only)
             rows = [(work, measure(work, rounds=options.rounds, device=device)) for work in works]
-            print(table(rows), flush=True)
+            if rows:
+                print(table(rows), flush=True)
 
 
 if __name__ == "__main__":

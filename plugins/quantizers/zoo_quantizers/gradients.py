@@ -109,8 +109,9 @@ def _turn_back(gradient_BDn: Tensor, z_BDn: Tensor, codes_BDn: Tensor) -> Tensor
     middle_BDn = torch.nn.functional.normalize(u_BDn + v_BDn, dim=1, eps=_MIN_NORM)
     along_middle_B1n = (middle_BDn * gradient_BDn).sum(dim=1, keepdim=True)
     along_code_B1n = (v_BDn * gradient_BDn).sum(dim=1, keepdim=True)
-    turned_BDn: Tensor = gradient_BDn - 2 * middle_BDn * along_middle_B1n + 2 * u_BDn * along_code_B1n
-    return turned_BDn * (code_norm_B1n / z_norm_B1n)
+    turned_BDn = gradient_BDn - 2 * middle_BDn * along_middle_B1n + 2 * u_BDn * along_code_B1n
+    scaled_BDn: Tensor = turned_BDn * (code_norm_B1n / z_norm_B1n)
+    return scaled_BDn
 
 
 class _Pull(torch.autograd.Function):
