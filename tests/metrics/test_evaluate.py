@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zoo.errors import ZooError
-from zoo.metrics import evaluate, load_lpips, nearest_grids, psnr, ssim
+import zoo.metrics
+from zoo.errors import DataError, ZooError
+from zoo.metrics import Stopped, load_lpips, nearest_grids, psnr, ssim
 from zoo.metrics.baselines import best_nearest
 from zoo.outputs import Tokens
+
+evaluate = functools.partial(zoo.metrics.evaluate, num_workers=0)
 
 
 class Clips(Dataset[Any]):
@@ -35,7 +39,29 @@ class Clips(Dataset[Any]):
             *(torch.linspace(-1, 1, axis) for axis in (frames, height, width)), indexing="ij"
         )
         x = torch.stack([torch.sin(2 * (a * t + b * h + c * w)) for a, b, c in slope.tolist()])
-        return {"x_CTHW": (0.8 * x + 0.1 * torch.randn(x.shape, generator=random)).clamp(-1, 1)}
+        return {
+            "x_CTHW": (0.8 * x + 0.1 * torch.randn(x.shape, generator=random)).clamp(-1, 1),
+            "label": -1,
+            "source": f"clip {index}",
+            "start_s": 0.0,
+            "index": index,
+            "skipped": [],
+        }
+
+
+class Holed(Clips):
+    """Cannot read some clips, and gives the next one it can, as a data set of files does."""
+
+    def __init__(self, num: int, *, bad: tuple[int, ...]) -> None:
+        super().__init__(num)
+        self.bad = bad
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        skipped = []
+        while index in self.bad:
+            skipped.append((f"clip {index}", f"clip {index}: no video"))
+            index = (index + 1) % self.num
+        return {**super().__getitem__(index), "skipped": skipped}
 
 
 class Levels(nn.Module):
@@ -132,6 +158,36 @@ def test_fewer_clips_are_spread_over_the_data_and_metrics_can_be_chosen() -> Non
         evaluate(model, Clips(0))
 
 
+def test_a_clip_that_cannot_be_read_is_left_out_and_named_and_no_other_counts_twice() -> None:
+    whole, model = Clips(6), Tokenizer()
+    result = zoo.metrics.evaluate(model, Holed(6, bad=(1, 2)), metrics=["psnr", "codebook"], batch_size=2)
+    x = torch.stack([whole[index]["x_CTHW"] for index in (0, 3, 4, 5)])
+    y = model.decode(model.encode(x)._replace(z_BDthw=None)).clamp(-1, 1)
+    assert result["values"]["psnr_db"] == pytest.approx(float(psnr(x, y)), rel=1e-9)
+    assert result["codebook"]["num_tokens"] == 4 * 3 * 2 * 4 * 5
+    protocol = result["protocol"]
+    assert (protocol["num_clips"], protocol["of_clips"]) == (4, 6)
+    assert protocol["skipped"] == ["clip 1: no video", "clip 2: no video"]
+    few = evaluate(model, Holed(6, bad=(1,)), metrics=["psnr"], num_clips=3)["protocol"]
+    assert (few["num_clips"], few["skipped"]) == (3, [])  # 0, 2 and 4
+    with pytest.raises(DataError, match=r"none of the 1 clips.*clip 0: no video"):
+        evaluate(model, Holed(6, bad=(0,)), num_clips=1)
+
+
+def test_an_evaluation_can_be_stopped_between_batches() -> None:
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(len(asked))
+        return len(asked) == 3
+
+    model = Tokenizer().train()
+    with pytest.raises(Stopped):
+        evaluate(model, Clips(9), batch_size=1, metrics=["psnr"], stop=stop)
+    assert len(asked) == 3
+    assert model.training
+
+
 def test_frames_too_small_for_a_metric_leave_it_out_with_the_reason() -> None:
     result = evaluate(Tokenizer(), Clips(2, size=(3, 2, 8, 24)))
     assert set(result["left_out"]) == {"ssim", "lpips"}
@@ -147,6 +203,10 @@ def test_a_gan_gets_a_diversity_named_as_such() -> None:
     assert dull["lpips_diversity_of_real_clips"] == lively["lpips_diversity_of_real_clips"] > 0.05
     again = evaluate(Painter(0.5), data, batch_size=1)["values"]
     assert again["lpips_diversity"] == pytest.approx(lively["lpips_diversity"], rel=1e-4)
+    one, two = (evaluate(Painter(0.5), Holed(6, bad=(3,)), batch_size=size) for size in (1, 4))
+    for name, value in one["values"].items():
+        assert two["values"][name] == pytest.approx(value, rel=1e-4)
+    assert "2 disjoint random pairs" in one["protocol"]["lpips_diversity"]
     alone = evaluate(Painter(0.5), Clips(1))
     assert alone["values"] == {}
     assert "pairs" in alone["left_out"]["lpips_diversity"]

@@ -47,6 +47,8 @@ def eval_command(
                 f"{source} is a stream and has no end; say how much of it: --num-clips 256"
             )
         dataset = _First(dataset, num_clips)
+    if num_clips is not None and num_clips > len(dataset):
+        click.echo(f"{num_clips} clips were asked for; there are {len(dataset)}", err=True)
     result = evaluate(loaded, dataset, num_clips=num_clips, progress=True)
     if as_json:
         print_json(result)
@@ -58,13 +60,17 @@ class _First(list[Any]):
     """The first clips of a stream."""
 
     def __init__(self, stream: Any, number: int) -> None:
-        super().__init__(itertools.islice(stream, number))
+        # By its number: a row that stands in for one that cannot be read comes twice.
+        rows = {item["index"]: item for item in itertools.islice(stream, number)}
+        super().__init__({**item, "index": at} for at, item in enumerate(rows.values()))
         self.description = f"{stream.description}: the first {len(self)}"
 
 
 def _print(result: dict[str, Any]) -> None:
     protocol = result["protocol"]
-    click.echo(f"{protocol['model']} on {protocol['num_clips']} clips of {protocol['data']}")
+    asked = protocol["num_clips"] + len(protocol["skipped"])
+    of = f" of {asked}" if protocol["skipped"] else ""
+    click.echo(f"{protocol['model']} on {protocol['num_clips']}{of} clips of {protocol['data']}")
     click.echo(f"  {protocol['clip']}\n")
     for name, values in {"model": result["values"], **result["baselines"]}.items():
         click.echo(name.capitalize())
@@ -76,3 +82,5 @@ def _print(result: dict[str, Any]) -> None:
         )
     for metric, reason in result["left_out"].items():
         click.echo(f"{metric} left out: {reason}", err=True)
+    for reason in protocol["skipped"]:
+        click.echo(f"not measured: {reason}", err=True)

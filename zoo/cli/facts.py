@@ -129,7 +129,7 @@ def compression(checked: Plan) -> dict[str, Any] | None:
         `zoo.metrics.baselines.stored_bits`, ``raw_bits`` of the clip at 8 bits a channel, and ``ratio``.
     """
     from zoo.assemblies.padding import latent_size
-    from zoo.metrics.baselines import BITS_PER_CHANNEL, stored_bits
+    from zoo.metrics.baselines import raw_bits, stored_bits
 
     ports = {planned.field: planned.ports for planned in checked.parts}
     if "quantizer" not in ports:
@@ -140,7 +140,7 @@ def compression(checked: Plan) -> dict[str, Any] | None:
     latent = latent_size(size_THW, encoder.stride, causal=encoder.causal)
     numbers = quantizer.latent_dim if quantizer.continuous else quantizer.num_codebooks
     bits = stored_bits(math.prod(latent) * numbers, quantizer.codebook_size)
-    raw_bits = BITS_PER_CHANNEL * clip.channels * math.prod(size_THW)
+    raw = raw_bits(math.prod(size_THW), channels=clip.channels)
     return {
         "stride": list(encoder.stride),
         "latent": list(latent),
@@ -148,6 +148,6 @@ def compression(checked: Plan) -> dict[str, Any] | None:
         "codebook_size": quantizer.codebook_size,
         "num_codebooks": quantizer.num_codebooks,
         "bits": bits,
-        "raw_bits": raw_bits,
-        "ratio": raw_bits / bits,
+        "raw_bits": raw,
+        "ratio": raw / bits,
     }

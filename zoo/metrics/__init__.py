@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.metrics.baselines import best_nearest, mean_colour, nearest, nearest_grids, stored_bits
     from zoo.metrics.codebook import CodebookUsage
-    from zoo.metrics.evaluate import evaluate
+    from zoo.metrics.evaluation import Stopped, evaluate
     from zoo.metrics.lpips import LPIPS, load_lpips
     from zoo.metrics.reconstruction import psnr, psnr_per_clip, ssim, ssim_per_clip
 
 _HOMES = {
     "CodebookUsage": "codebook",
     "LPIPS": "lpips",
+    "Stopped": "evaluation",
     "best_nearest": "baselines",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "load_lpips": "lpips",
     "mean_colour": "baselines",
     "nearest": "baselines",
@@ -34,6 +35,7 @@ _HOMES = {
 __all__ = [
     "LPIPS",
     "CodebookUsage",
+    "Stopped",
     "best_nearest",
     "evaluate",
     "load_lpips",
@@ -51,9 +53,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # also shadows the submodule of the same name (`evaluate`)
-    return value
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

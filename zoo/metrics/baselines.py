@@ -34,6 +34,11 @@ def stored_bits(num_tokens: int, codebook_size: int) -> float:
     return num_tokens * (math.log2(codebook_size) if codebook_size else BITS_PER_LATENT)
 
 
+def raw_bits(num_pixels: int, *, channels: int) -> int:
+    """Return the bits of pixels stored as they are."""
+    return num_pixels * channels * BITS_PER_CHANNEL
+
+
 def mean_colour(x_BCTHW: Tensor) -> Tensor:
     """Return clips filled with their own mean colour: one stored pixel for each clip."""
     return x_BCTHW.double().mean((2, 3, 4), keepdim=True).to(x_BCTHW.dtype).expand_as(x_BCTHW).clone()
@@ -56,7 +61,7 @@ def nearest_grids(
     num_frames, height, width = size_THW
     if min(size_THW) < 1 or channels < 1 or not bits > 0:
         raise ZooError(f"no grid for a clip of {size_THW} (T, H, W), {channels} channels and {bits} bits")
-    pixels = max(1, math.floor(bits / (BITS_PER_CHANNEL * channels) + 1e-9))
+    pixels = max(1, math.floor(bits / raw_bits(1, channels=channels) + 1e-9))
     grids = []
     frames = num_frames
     while True:

@@ -53,15 +53,6 @@ class CodebookUsage:
             raise ZooError(f"codes run from {low} to {high}; the codebook has 0 to {self.codebook_size - 1}")
         self.counts_qK += torch.stack([codes.bincount(minlength=self.codebook_size) for codes in codes_qN])
 
-    def merge(self, other: CodebookUsage) -> None:
-        """Add the counts of another counter over the same codebooks."""
-        if other.counts_qK.shape != self.counts_qK.shape:
-            raise ZooError(
-                f"counts of {tuple(other.counts_qK.shape)} (codebooks, codes) cannot be added to "
-                f"{tuple(self.counts_qK.shape)}"
-            )
-        self.counts_qK += other.counts_qK
-
     @property
     def num_tokens(self) -> int:
         """Tokens counted, over all codebooks."""

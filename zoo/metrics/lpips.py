@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import ZooError
+from zoo.precision import full_precision
 
 WEIGHTS = "lpips_alex_fp16.safetensors"
 """File in ``zoo/assets``: ImageNet AlexNet and the five v0.1 heads, float16."""
@@ -85,7 +86,7 @@ class LPIPS(nn.Module):
                 f"LPIPS needs images of at least {MIN_SIZE}x{MIN_SIZE} pixels; these are {height}x{width}. "
                 "Use larger clips, or leave the perceptual term (or the lpips metric) out"
             )
-        with torch.autocast(x_NCHW.device.type, enabled=False):
+        with full_precision(x_NCHW):
             total_N = torch.zeros(len(x_NCHW), device=x_NCHW.device)
             pairs = zip(self._describe(x_NCHW), self._describe(y_NCHW), self.heads, strict=True)
             for x_NDhw, y_NDhw, head_1D11 in pairs:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from zoo.metrics.baselines import raw_bits
 from zoo.report.charts import number
 from zoo.report.names import display_name
 from zoo.report.run_folder import is_number
@@ -57,8 +58,16 @@ _BASELINES = {
 }
 
 
-def tiles(values: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Tile]:
-    """Return the figures worth a glance, those that were measured."""
+def tiles(evaluation: Mapping[str, Any], *, channels: int | None) -> list[Tile]:
+    """Return the figures worth a glance, those that were measured.
+
+    Args:
+        evaluation: As `zoo.metrics.evaluate` gives it.
+        channels: Colour channels of the clips; None when not known.
+    """
+    values = evaluation.get("values")
+    if not isinstance(values, Mapping):
+        return []
     result = []
     for name, (_, _, form) in _COMPARED.items():
         value = values.get(name)
@@ -71,7 +80,11 @@ def tiles(values: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Tile
         result.append(Tile("codes used", f"{100 * used:.0f}", "%", note))
     bits = values.get("bits_per_pixel")
     if is_number(bits):
-        result.append(Tile("stored", f"{bits:.3g}", "bit/px", f"1/{24 / bits:,.0f} of 24-bit RGB"))
+        note = ""
+        if channels and bits > 0:
+            raw = raw_bits(1, channels=channels)
+            note = f"1/{raw / bits:,.0f} of {raw}-bit {'RGB' if channels == 3 else 'pixels'}"
+        result.append(Tile("stored", f"{bits:.3g}", "bit/px", note))
     diversity, real = values.get("lpips_diversity"), values.get("lpips_diversity_of_real_clips")
     if is_number(diversity):
         note = f"real clips: {real:.3f}" if is_number(real) else ""

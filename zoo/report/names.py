@@ -60,7 +60,7 @@ def with_unit(name: str) -> str:
     """Return what stands at the axis of a logged name."""
     if name in _AXES:
         return _AXES[name]
-    if name in LOSSES or name.startswith("loss/"):
+    if name in LOSSES:
         return "loss"
     for suffix, unit in _UNITS.items():
         if name.endswith(suffix):

@@ -22,10 +22,12 @@ from zoo.report.names import LOSSES, display_name, with_unit
 from zoo.report.run_folder import Points, RunFolder, is_number, read_run_folder
 
 _MAX_SKIPPED = 200
+_LOSSES_NOTE = "Means over the steps between two logged lines; terms before weighing."
 _TOLD_ELSEWHERE = {
     "command",
     "data",
     "evaluation",
+    "evaluation_error",
     "name",
     "recipe",
     "skipped",
@@ -81,13 +83,13 @@ def render(run: RunFolder) -> str:
     facts = run.facts
     evaluation = _mapping(facts.get("evaluation"))
     values = _mapping(evaluation.get("values"))
-    recipe = facts.get("recipe")
+    recipe = _mapping(facts.get("recipe"))
     data = facts.get("data")
     bits = values.get("bits_per_clip")
     strips = collect_strips(
         run.path / "samples", bits_per_clip=bits if is_number(bits) and bits > 0 else None
     )
-    skipped, num_skipped = _skipped(_mapping(data).get("skipped", facts.get("skipped")))
+    skipped = _skipped(facts.get("skipped"))
     status, status_class = _status(run)
     now = datetime.datetime.now().astimezone()
     environment = Environment(
@@ -102,34 +104,32 @@ def render(run: RunFolder) -> str:
     )
     return template.render(
         title=str(facts.get("name") or run.path.resolve().name),
-        summary=str(_mapping(recipe).get("summary") or ""),
+        summary=str(recipe.get("summary") or ""),
         status=status,
         status_class=status_class,
         command=str(facts.get("command") or ""),
-        problems=[*run.problems, *strips.problems],
-        tiles=_tiles(run, values, evaluation),
+        problems=[*_unmeasured(facts), *run.problems, *strips.problems],
+        tiles=_tiles(run, evaluation),
         comparison=comparison(evaluation),
         verdict=verdict(evaluation),
         values=value_rows(values),
         strips=strips,
         chart_groups=_chart_groups(run),
         codebook=_codebook(evaluation),
-        data_facts=_rows(
-            data if isinstance(data, Mapping) else {"data": data} if data else {}, without={"skipped"}
-        ),
-        skipped=skipped,
-        num_skipped=num_skipped,
+        data_facts=_rows(data if isinstance(data, Mapping) else {"data": data} if data else {}),
+        skipped=None if skipped is None else skipped[:_MAX_SKIPPED],
+        num_skipped=len(skipped or []),
+        running=run.running,
         protocol=_protocol(evaluation, strips),
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-        if isinstance(recipe, Mapping)
-        else "",
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         facts=_rows(facts, without=_TOLD_ELSEWHERE),
         footer=f"Written {now:%Y-%m-%d %H:%M %Z}. This page loads nothing from elsewhere.",
     )
 
 
-def _tiles(run: RunFolder, values: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Tile]:
-    result = tiles(values, evaluation)
+def _tiles(run: RunFolder, evaluation: Mapping[str, Any]) -> list[Tile]:
+    channels = _mapping(_mapping(run.facts.get("recipe")).get("clip")).get("channels")
+    result = tiles(evaluation, channels=channels if isinstance(channels, int) else None)
     wait = run.facts.get("data_wait_share", _last(run.train, "data_wait_share"))
     if is_number(wait):
         result.append(Tile("waited for data", f"{100 * wait:.1f}", "%", "of the training time"))
@@ -142,33 +142,24 @@ def _tiles(run: RunFolder, values: Mapping[str, Any], evaluation: Mapping[str, A
 
 
 def _chart_groups(run: RunFolder) -> list[_Group]:
-    losses = {
-        name: points for name, points in run.train.items() if name in LOSSES or name.startswith("loss/")
-    }
-    losses = {name: losses[name] for name in sorted(losses, key=_loss_order)}
+    losses = {name: run.train[name] for name in LOSSES if name in run.train}
     others = {name: points for name, points in run.train.items() if name not in losses and name != "seconds"}
     # A line that never moves says nothing; its value is among the facts.
     evals = {name: points for name, points in run.evals.items() if len({y for _, y in points}) > 1}
     return [
-        _Group(
-            "Losses", "Means over the steps between two logged lines; terms before weighing.", _charts(losses)
-        ),
+        _Group("Losses", _LOSSES_NOTE, _charts(losses, log=True)),
         _Group("Held-out clips over training", "", _charts(evals, dots=True)),
         _Group("Rates, gradients and speed", "", _charts(others), folded=True),
     ]
 
 
-def _charts(series: Mapping[str, Points], *, dots: bool = False, log: bool | None = False) -> list[_Chart]:
+def _charts(series: Mapping[str, Points], *, dots: bool = False, log: bool = False) -> list[_Chart]:
     charts = []
     for name, points in series.items():
         svg = line_chart(points, x_label="step", y_label=with_unit(name), dots=dots, log=log)
         if svg:
             charts.append(_Chart(display_name(name), svg))
     return charts
-
-
-def _loss_order(name: str) -> int:
-    return LOSSES.index(name) if name in LOSSES else len(LOSSES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,20 +215,16 @@ def _status(run: RunFolder) -> tuple[str, str]:
     return ", ".join(filter(None, (word, at))), css
 
 
-def _skipped(value: Any) -> tuple[list[tuple[str, str]], int | None]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [], value
+def _skipped(value: Any) -> list[tuple[str, str]] | None:
+    """Pairs of a file and the reason; None while nobody has looked."""
     if not isinstance(value, list):
-        return [], None
-    pairs = []
-    for item in value[:_MAX_SKIPPED]:
-        if isinstance(item, list | tuple) and len(item) == 2:
-            pairs.append((str(item[0]), str(item[1])))
-        elif isinstance(item, Mapping):
-            pairs.append((str(item.get("source", "")), str(item.get("reason", ""))))
-        else:
-            pairs.append((str(item), ""))
-    return pairs, len(value)
+        return None
+    return [(str(pair[0]), str(pair[1])) for pair in value if isinstance(pair, list) and len(pair) == 2]
+
+
+def _unmeasured(facts: Mapping[str, Any]) -> list[str]:
+    error = facts.get("evaluation_error")
+    return [f"The model could not be measured: {error}"] if error else []
 
 
 def _rows(tree: Mapping[str, Any], *, without: Iterable[str] = (), prefix: str = "") -> list[tuple[str, str]]:

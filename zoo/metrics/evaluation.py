@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
-from zoo.errors import ZooError
+from zoo.data import Batch, ClipDataset, make_loader
+from zoo.errors import DataError, ZooError
 from zoo.metrics import lpips as lpips_module
 from zoo.metrics.baselines import BITS_PER_LATENT, best_nearest, mean_colour, model_bits
 from zoo.metrics.codebook import CodebookUsage
@@ -31,6 +32,10 @@ _FRAMES_AT_ONCE = 64
 _UNITS = {"psnr": "psnr_db", "ssim": "ssim", "lpips": "lpips"}
 
 
+class Stopped(Exception):
+    """`evaluate` was told to stop."""
+
+
 def evaluate(
     model: nn.Module,
     dataset: Dataset[Any],
@@ -38,14 +43,16 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     batch_size: int = 8,
     num_clips: int | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     seed: int = 0,
     progress: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a model on held-out clips, with their protocol, as plain data for JSON.
 
     The model is put in evaluation mode and back; no gradient is kept. Clips are taken one batch at a
-    time. An autoencoder is measured on decode(encode(x)); a GAN on samples it draws from `seed`.
+    time; one that cannot be read is left out and named in the protocol. An autoencoder is measured on
+    decode(encode(x)); a GAN on samples it draws from `seed`.
 
     Args:
         model: An assembly: autoencoder or gan.
@@ -54,9 +61,10 @@ def evaluate(
             that the frames are too small for are listed under ``left_out`` with the reason.
         batch_size: Clips in memory at once; the figures do not depend on it.
         num_clips: Clips measured, evenly spaced over the data set; all when left out.
-        num_workers: Processes that decode clips.
+        num_workers: Processes that decode clips; chosen by `zoo.data.make_loader` when left out.
         seed: Seed of a GAN's noise and of its pairs.
         progress: Show a bar on standard error.
+        stop: Asked before every batch whether to stop.
 
     Returns:
         ``values`` (name with unit -> number), ``baselines`` (name -> values), ``codebook`` (counts and
@@ -64,6 +72,8 @@ def evaluate(
 
     Raises:
         ZooError: An unknown metric, an empty data set, or a model of another kind.
+        DataError: None of the clips can be read, or too many of the data set.
+        Stopped: `stop` said so.
     """
     is_autoencoder = hasattr(model, "encode") and hasattr(model, "decode")
     if not is_autoencoder and not hasattr(model, "sample"):
@@ -79,8 +89,8 @@ def evaluate(
     if not is_autoencoder:  # neighbours in a data set are often alike: pairs are drawn from all of it
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
         chosen = [chosen[int(index)] for index in order]
-        batch_size += batch_size % 2
-    batches = _batches(dataset, chosen, batch_size=batch_size, num_workers=num_workers, progress=progress)
+    read = _Chosen(dataset, chosen)
+    batches = _batches(read, batch_size=batch_size, num_workers=num_workers, progress=progress, stop=stop)
     was_training = model.training
     model.eval()
     try:
@@ -94,8 +104,9 @@ def evaluate(
     result["protocol"] = {
         "model": model_name(model),
         "state_sha256": state_sha256(model),
-        "data": str(getattr(dataset, "description", type(dataset).__name__)),
-        "num_clips": len(chosen),
+        "data": read.description,
+        "num_clips": len(chosen) - len(read.skipped),
+        "skipped": [reason for _, reason in sorted(read.skipped.items())],
         "of_clips": len(dataset),  # type: ignore[arg-type]
         "choice": "all clips" if len(chosen) == len(dataset) else "evenly spaced over the data set",  # type: ignore[arg-type]
         **result["protocol"],
@@ -185,25 +196,20 @@ def _evaluate_gan(
     total: defaultdict[str, float] = defaultdict(float)
     left_out: dict[str, str] = {}
     pairs, size = 0, (0, 0, 0, 0)
-    for real_BCTHW in batches:
-        for real_2CTHW in torch.split(real_BCTHW, 2):
-            if "lpips_diversity" not in wanted or len(real_2CTHW) < 2:
+    for real_2CTHW in _pairs(batches) if "lpips_diversity" in wanted else ():
+        # One pair a call, each from its own seed: the figures then do not depend on the batch size.
+        fake_2CTHW = model.sample(2, num_frames=real_2CTHW.shape[2], seed=seed + pairs).float().clamp(-1, 1)
+        size = tuple(fake_2CTHW.shape[1:])
+        pairs += 1
+        for name, x_2CTHW in (
+            ("lpips_diversity", fake_2CTHW),
+            ("lpips_diversity_of_real_clips", real_2CTHW.to(fake_2CTHW.device)),
+        ):
+            if reason := _lpips_reason(x_2CTHW):
+                left_out[name] = reason
                 continue
-            # One pair a call, each from its own seed: the figures then do not depend on the batch size.
-            fake_2CTHW = (
-                model.sample(2, num_frames=real_2CTHW.shape[2], seed=seed + pairs).float().clamp(-1, 1)
-            )
-            size = tuple(fake_2CTHW.shape[1:])
-            pairs += 1
-            for name, x_2CTHW in (
-                ("lpips_diversity", fake_2CTHW),
-                ("lpips_diversity_of_real_clips", real_2CTHW.to(fake_2CTHW.device)),
-            ):
-                if reason := _lpips_reason(x_2CTHW):
-                    left_out[name] = reason
-                    continue
-                network = network or lpips_module.load_lpips().to(fake_2CTHW.device)
-                total[name] += float(_lpips_per_clip(network, x_2CTHW[:1], x_2CTHW[1:]))
+            network = network or lpips_module.load_lpips().to(fake_2CTHW.device)
+            total[name] += float(_lpips_per_clip(network, x_2CTHW[:1], x_2CTHW[1:]))
     if not pairs:
         left_out["lpips_diversity"] = "it compares pairs of clips, and no pair was measured"
     return {
@@ -287,23 +293,76 @@ def _evenly_spaced(length: int, num: int | None) -> list[int]:
     return [index * length // num for index in range(num)]
 
 
+class _Chosen(Dataset[Any]):
+    """Some clips of a data set, each marked where the data set gave another one in its place.
+
+    Attributes:
+        skipped: Reason by name of the clips chosen that could not be read.
+    """
+
+    epoch = 0
+
+    def __init__(self, dataset: Dataset[Any], chosen: list[int]) -> None:
+        self.description = str(getattr(dataset, "description", type(dataset).__name__))
+        self.skipped: dict[str, str] = {}
+        self._dataset = dataset
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        asked = self._chosen[key[1]]
+        item = self._dataset[asked]
+        if item["index"] == asked:
+            return {**item, "skipped": []}
+        return {**item, "index": -1, "skipped": item["skipped"][:1]}
+
+    def note_skipped(self, skipped: list[tuple[str, str]]) -> None:
+        """Take over what was skipped, here or in another process, and tell the data set."""
+        self.skipped.update(skipped)
+        if isinstance(self._dataset, ClipDataset):
+            self._dataset.note_skipped(skipped)
+
+
 def _batches(
-    dataset: Dataset[Any], chosen: list[int], *, batch_size: int, num_workers: int, progress: bool
+    clips: _Chosen,
+    *,
+    batch_size: int,
+    num_workers: int | None,
+    progress: bool,
+    stop: Callable[[], bool] | None,
 ) -> Iterator[Tensor]:
+    """Yield the clips that were asked for, without those given in the place of others."""
     from tqdm import tqdm
 
-    loader: DataLoader[Any] = DataLoader(
-        Subset(dataset, chosen),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=_stack,
-        generator=torch.Generator(),  # or else it draws from the global one
+    loader: Iterable[Batch] = make_loader(
+        cast(ClipDataset, clips), batch_size=batch_size, num_workers=num_workers, shuffle=False
     )
-    yield from tqdm(loader, desc="evaluating", unit="batch", disable=not progress, leave=False)
+    num = 0
+    with tqdm(total=len(clips), desc="evaluating", unit="clip", disable=not progress, leave=False) as bar:
+        for batch in loader:
+            if stop is not None and stop():
+                raise Stopped
+            x_BCTHW = batch["x_BCTHW"][batch["index_B"] >= 0]
+            bar.update(len(batch["index_B"]))
+            num += len(x_BCTHW)
+            if len(x_BCTHW):
+                yield x_BCTHW
+    if not num:
+        reason = next(iter(clips.skipped.values()))
+        raise DataError(f"none of the {len(clips)} clips to measure can be read. First: {reason}")
 
 
-def _stack(items: list[dict[str, Any]]) -> Tensor:
-    return torch.stack([item["x_CTHW"] for item in items])
+def _pairs(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Put clips together two by two, across batches; an odd one at the end is left."""
+    first_CTHW: Tensor | None = None
+    for x_CTHW in (x_CTHW for x_BCTHW in batches for x_CTHW in x_BCTHW):
+        if first_CTHW is None:
+            first_CTHW = x_CTHW
+        else:
+            yield torch.stack([first_CTHW, x_CTHW])
+            first_CTHW = None
 
 
 def _clip_words(size_CTHW: tuple[int, ...]) -> str:
