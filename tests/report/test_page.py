@@ -104,7 +104,7 @@ def write_run(folder: Path, *, facts: dict[str, Any] | None = None, prefix: str 
         "data": {"description": "12 clips"},
         "skipped": [["odd/empty.mp4", "no video stream"]],
         "evaluation": evaluation(),
-        "recipe": {"summary": "A small one.", "encoder": {"use": "videogpt"}},
+        "recipe": {"summary": "A small one.", "encoder": {"use": "videogpt"}, "clip": {"channels": 3}},
         "versions": {"torch": "2.13.0"},
         **(facts or {}),
     }
@@ -148,6 +148,8 @@ def test_the_whole_page(tmp_path: Path) -> None:
         "odd/empty.mp4",
         "no video stream",
         "3.4",
+        "1/104 of 24-bit RGB",
+        "60 steps",
         "clips measured",
         "videogpt",
         "2.13.0",
@@ -231,6 +233,44 @@ def test_a_run_at_any_time(tmp_path: Path) -> None:
     out = tmp_path / "elsewhere" / "page.html"
     assert write_report(folder, out=out) == out
     Page(out.read_text())
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [("running", 60), ("finished", 58), ("interrupted", 58), ("stopped: TrainingError: step 59", 58)],
+)
+def test_a_run_that_is_over_tells_the_step_it_saved(tmp_path: Path, status: str, expected: int) -> None:
+    folder = write_run(tmp_path / "run", facts={"status": status, "step": 58})
+    _, page = read(folder)
+    assert f"{status}, step {expected} of 60" in page.text
+    assert f"{expected} steps" in page.text
+    _, page = read(write_run(tmp_path / "late", facts={"status": status, "step": 61}))
+    assert f"{status}, step 61 of 60" in page.text
+
+
+def test_what_was_skipped_is_told_when_it_is_known_only(tmp_path: Path) -> None:
+    for number, (facts, expected) in enumerate(
+        [
+            ({"skipped": None}, None),
+            ({"skipped": [], "status": "running"}, "No file was skipped so far."),
+            ({"skipped": []}, "No file was skipped."),
+        ]
+    ):
+        _, page = read(write_run(tmp_path / str(number), facts=facts))
+        assert ("No file was skipped" in page.text) == (expected is not None)
+        assert expected is None or expected in page.text
+
+
+def test_an_evaluation_that_failed_and_grey_clips_are_told(tmp_path: Path) -> None:
+    facts = {"evaluation_error": "at step 60: all broken", "recipe": {"clip": {"channels": 1}}}
+    _, page = read(write_run(tmp_path / "run", facts=facts))
+    assert "The model could not be measured: at step 60: all broken" in page.text
+    assert "1/35 of 8-bit pixels" in page.text
+
+
+def test_losses_over_decades_are_drawn_by_their_logarithm(tmp_path: Path) -> None:
+    text, _ = read(write_run(tmp_path / "run"))
+    assert text.count("loss, log scale") == 1
 
 
 def test_a_gan_shows_its_samples(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ _LOG_FROM = 30.0
 
 
 def line_chart(
-    points: Points, *, x_label: str, y_label: str, dots: bool = False, log: bool | None = None
+    points: Points, *, x_label: str, y_label: str, dots: bool = False, log: bool = False
 ) -> Markup:
     """Draw one quantity over steps.
 
@@ -32,20 +32,16 @@ def line_chart(
         x_label: What runs to the right.
         y_label: What is measured, with its unit.
         dots: Mark every point; for the few points of evaluations.
-        log: Logarithmic height; when left out, where all values are positive and span a factor of 30.
+        log: Logarithmic height where all values are positive and most of them span a factor of 30.
     """
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     missing = len(points) - len(finite)
     if not finite:
         return Markup("")
-    if log is None:
-        log = _spans_decades([y for _, y in finite])
-    log = log and all(y > 0 for _, y in finite)
+    log = log and _spans_decades([y for _, y in finite])
     smooth = _smoothed(finite, log=log) if len(finite) >= 40 and not dots else None
     raw = _thinned(finite)
-    frame = _Frame(
-        x=(finite[0][0], finite[-1][0]), y=_range([y for _, y in finite], log=log), x_log=False, y_log=log
-    )
+    frame = _Frame(x=(finite[0][0], finite[-1][0]), y=_range([y for _, y in finite], log=log), log=log)
     parts = [frame.axes(x_label, y_label + (", log scale" if log else ""))]
     if smooth is not None:
         parts.append(Markup('<polyline class="raw" points="{}"/>').format(frame.path(raw)))
@@ -83,7 +79,7 @@ def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
     even = 1 / size
     # Where most codes are never used, they would squeeze those that are into a corner.
     shown = size if used > size / 3 else min(size, max(used + used // 10, 16))
-    frame = _Frame(x=(0, shown), y=(0.0, max(shares[0], 1.3 * even) * 1.05), x_log=False, y_log=False)
+    frame = _Frame(x=(0, shown), y=(0.0, max(shares[0], 1.3 * even) * 1.05))
     # A few hundred columns at most, each as high as the mean of the codes in it.
     columns = min(shown, 220)
     edges = sorted({round(i * shown / columns) for i in range(columns + 1)})
@@ -136,14 +132,14 @@ def number(value: float) -> str:
 
 
 class _Frame:
-    """The plot area and its two scales."""
+    """The plot area and its two scales, of which the upright one may be logarithmic."""
 
-    def __init__(self, *, x: tuple[float, float], y: tuple[float, float], x_log: bool, y_log: bool) -> None:
-        self.x, self.y, self.x_log, self.y_log = _widened(x), _widened(y), x_log, y_log
+    def __init__(self, *, x: tuple[float, float], y: tuple[float, float], log: bool = False) -> None:
+        self.x, self.y, self.log = _widened(x), _widened(y), log
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + _share(x, self.x, self.x_log) * (_WIDTH - _LEFT - _RIGHT)
-        down = _HEIGHT - _BOTTOM - _share(y, self.y, self.y_log) * (_HEIGHT - _TOP - _BOTTOM)
+        across = _LEFT + _share(x, self.x) * (_WIDTH - _LEFT - _RIGHT)
+        down = _HEIGHT - _BOTTOM - _share(y, self.y, log=self.log) * (_HEIGHT - _TOP - _BOTTOM)
         return across, down
 
     def path(self, points: Points) -> str:
@@ -151,7 +147,7 @@ class _Frame:
 
     def axes(self, x_label: str, y_label: str, *, percent: bool = False) -> Markup:
         parts = []
-        for value in _ticks(self.y, log=self.y_log):
+        for value in _ticks(self.y, log=self.log):
             _, y = self.place(self.x[0], value)
             parts.append(
                 Markup(
@@ -166,7 +162,7 @@ class _Frame:
                     _percent(value) if percent else number(value),
                 )
             )
-        for value in _ticks(self.x, log=self.x_log):
+        for value in _ticks(self.x):
             if value % 1:  # steps and codes are counted
                 continue
             x, _ = self.place(value, self.y[0])
@@ -216,7 +212,7 @@ def _ranked_shares(histogram: Sequence[Sequence[int]]) -> list[float]:
 def _spans_decades(values: list[float]) -> bool:
     ordered = sorted(values)
     low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
-    return low > 0 and high / low >= _LOG_FROM
+    return ordered[0] > 0 and high / low >= _LOG_FROM
 
 
 def _range(values: list[float], *, log: bool) -> tuple[float, float]:
@@ -241,14 +237,14 @@ def _widened(limits: tuple[float, float]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _share(value: float, limits: tuple[float, float], log: bool) -> float:
+def _share(value: float, limits: tuple[float, float], *, log: bool = False) -> float:
     low, high = limits
     if log:
         value, low, high = math.log(value), math.log(low), math.log(high)
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def _ticks(limits: tuple[float, float], *, log: bool, wanted: int = 5) -> list[float]:
+def _ticks(limits: tuple[float, float], *, log: bool = False, wanted: int = 5) -> list[float]:
     low, high = limits
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo.data import read_video, write_video
+from zoo.data import Video, read_video, write_video
 from zoo.errors import ZooError
 from zoo.metrics.baselines import best_nearest
 
@@ -106,18 +106,14 @@ def _compare(original: Path, made: Path, bits_per_clip: float | None) -> Strip:
 
 
 def _sample_grid(folder: Path, problems: list[str]) -> list[Strip]:
-    videos: list[Tensor] = []
-    fps = 8.0
+    videos: list[Video] = []
     for path in _numbered(folder)[:16]:
         try:
-            video = read_video(path, num_frames=_MAX_FRAMES)
+            videos.append(read_video(path, num_frames=_MAX_FRAMES))
         except (ZooError, OSError) as error:
             problems.append(str(error))
-            continue
-        videos.append(video.x_CTHW)
-        fps = video.fps
     rows = [videos[start : start + 4] for start in range(0, len(videos), 4)]
-    return [_strip(row, [""] * len(row), fps=fps) for row in rows]
+    return [_strip([video.x_CTHW for video in row], [""] * len(row), fps=row[0].fps) for row in rows]
 
 
 def _strip(videos: list[Tensor], labels: list[str], *, fps: float, note: str = "") -> Strip:

@@ -33,9 +33,17 @@ class RunFolder:
     problems: list[str]
 
     @property
+    def running(self) -> bool:
+        """Whether run.json says that the run goes on, or says nothing of it."""
+        return self.facts.get("status", "running") == "running"
+
+    @property
     def last_step(self) -> int | None:
-        """The last step that any line speaks of."""
-        steps = [points[-1][0] for points in (*self.train.values(), *self.evals.values()) if points]
+        """The last step that run.json speaks of or, while the run goes on, any later one that a line does."""
+        told = self.facts.get("step")
+        steps = [told] if is_number(told) else []
+        if self.running or not steps:
+            steps += [points[-1][0] for points in (*self.train.values(), *self.evals.values()) if points]
         return int(max(steps)) if steps else None
 
 
