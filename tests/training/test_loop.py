@@ -20,6 +20,7 @@ from zoo.recipes import Ema, Optimizer, Schedule
 from zoo.training.ema import MovingAverage
 from zoo.training.loop import Run, discriminator_step, model_step, start, training_step
 from zoo.training.optimizers import make_optimizer, make_schedule
+from zoo.training.snapshot import take_snapshot
 
 
 def batches() -> Iterator[Tensor]:
@@ -136,7 +137,7 @@ def test_image_discriminators_see_one_drawn_frame_a_clip_the_same_of_real_and_ma
     assert seen[-1][:, 0, 0, 0].abs().tolist() == frames[0]
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_changes() -> None:
+def test_a_loss_that_is_not_finite_stops_and_what_is_left_cannot_be_saved() -> None:
     run = begin(VQVAE)
     data = batches()
     training_step(run, data)
@@ -147,9 +148,31 @@ def test_a_loss_that_is_not_finite_stops_before_anything_changes() -> None:
         training_step(run, itertools.repeat(bad))
     assert not changed(before, weights(run)[0])
     assert run.step == 1
+    # Buffers move in the forward pass, before any loss is there to look at.
+    assert not bool(run.model.quantizer.state_dict()["embeddings"].isfinite().all())  # type: ignore[union-attr]
+    with pytest.raises(TrainingError, match=r"running_mean is not finite, so no checkpoint"):
+        take_snapshot(run)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_anything_changes() -> None:
+def test_a_discriminator_loss_that_is_not_finite_stops_it_but_the_model_has_moved() -> None:
+    run = begin(VQGAN, adversarial={"start_step": 0, "adaptive": False, "discriminator_steps": 1})
+    data = batches()
+    run.model.discriminator[0].register_forward_hook(
+        lambda module, _, judged: (
+            judged
+            if not next(module.parameters()).requires_grad
+            else judged._replace(logits=[logits * math.nan for logits in judged.logits])
+        )
+    )
+    before = weights(run)
+    with pytest.raises(TrainingError, match=r"discriminator's loss is nan .*the last checkpoint is whole"):
+        training_step(run, data)
+    after = weights(run)
+    assert changed(before[0], after[0])
+    assert not changed(before[1], after[1])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_a_weight_changes() -> None:
     run = begin(VQVAE)
     next(iter(run.model.decoder.parameters())).register_hook(lambda grad: grad * math.inf)  # type: ignore[union-attr]
     before = weights(run)[0]
@@ -213,11 +236,29 @@ def test_schedules(config: dict[str, Any], expected: list[float]) -> None:
     assert rates == pytest.approx(expected)
 
 
-def test_optimizer_decays_matrices_only_and_knows_its_name() -> None:
+@pytest.mark.parametrize("use", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_warm_up_longer_than_the_run_ends_at_the_peak_and_timm_says_nothing(
+    use: Any, steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(Schedule(use=use, warmup_steps=100), optimizer, peak_lr=1.0, steps=steps)
+    rates = []
+    for step in range(steps):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([(step + 1) / steps for step in range(steps)])
+    assert not caplog.records
+
+
+def test_optimizer_decays_every_parameter_and_knows_its_name() -> None:
     model = torch.nn.Linear(3, 2)
     optimizer = make_optimizer(Optimizer(use="lion", lr=1e-4, weight_decay=0.1), model.parameters())
-    decays = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert decays == {2: 0.1, 1: 0.0}
+    (group,) = optimizer.param_groups
+    assert group["weight_decay"] == 0.1
+    assert [p.shape for p in group["params"]] == [p.shape for p in model.parameters()]
     assert type(optimizer).__module__.startswith("timm")
     with pytest.raises(TrainingError, match="adamw"):
         make_optimizer(Optimizer(use="adamq"), model.parameters())
+    with pytest.raises(TrainingError, match="second derivatives"):
+        make_optimizer(Optimizer(use="adahessian"), model.parameters())

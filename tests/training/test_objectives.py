@@ -174,3 +174,16 @@ def test_an_objective_that_cannot_train_is_refused_with_what_to_set(
 ) -> None:
     with pytest.raises(TrainingError, match=hint):
         objectives.check_objective("x", recipe(assembly, objective, discriminator=discriminator))
+
+
+@pytest.mark.parametrize(
+    ("clip", "fits"),
+    [({"height": 30}, False), ({"channels": 2}, False), ({"height": 31, "width": 31, "channels": 1}, True)],
+)
+def test_a_perceptual_term_that_the_clips_do_not_suit_is_refused(clip: dict[str, int], fits: bool) -> None:
+    asked = recipe("autoencoder", {"reconstruction": {}, "perceptual": {}}, clip=clip)
+    if fits:
+        objectives.check_objective("x", asked)
+        return
+    with pytest.raises(TrainingError, match="grey or RGB frames of at least 31x31"):
+        objectives.check_objective("x", asked)

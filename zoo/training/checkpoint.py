@@ -9,7 +9,6 @@ the process dies, one whole checkpoint is there.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zoo.errors import TrainingError
-from zoo.files import new_folder
+from zoo.files import new_folder, sha256
 
 FORMAT = 1
 """Version of the layout; another one is refused."""
@@ -52,7 +51,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
             for stem, tensors in snapshot.tensors.items():
                 path = aside / f"{stem}.safetensors"
                 save_file(_saveable(tensors), path)
-                files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
             state = {"format": FORMAT, "files": files, **snapshot.state}
             (aside / _STATE).write_text(json.dumps(state), encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -86,7 +85,7 @@ def load_checkpoint(folder: Path) -> Snapshot:
             if (
                 Path(name).name != name
                 or path.stat().st_size != facts["bytes"]
-                or _sha256(path) != facts["sha256"]
+                or sha256(path) != facts["sha256"]
             ):
                 raise _damaged(found, f"{name} is not the file that was saved")
             tensors[path.stem] = load_file(path)
@@ -169,11 +168,6 @@ def _saveable(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         result[name] = value.clone() if address in seen else value
         seen.add(address)
     return result
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(folder: Path, why: str) -> TrainingError:

@@ -51,7 +51,7 @@ class Player:
         """Take one optimiser step down the gradient of `loss`, and return the gradient's norm.
 
         Raises:
-            TrainingError: Loss or gradient is not finite; the weights are as they were.
+            TrainingError: Loss or gradient is not finite; this side's weights are as they were.
         """
         if not bool(torch.isfinite(loss)):
             raise _not_finite(f"the {self.name}'s loss is {float(loss.detach())}", step, numbers)
@@ -154,7 +154,9 @@ def training_step(run: Run, batches: Iterator[Tensor]) -> Numbers:
         batches: Endless x_BCTHW in [-1, 1].
 
     Raises:
-        TrainingError: A loss or gradient is not finite.
+        TrainingError: A loss or gradient is not finite. The run is then of no use: buffers that move in
+            the forward pass (codebooks, running statistics), and where it was the discriminators' loss the
+            model, have moved already.
     """
     adversarial = run.adversarial
     turns = adversarial.discriminator_steps if adversarial is not None else 0
@@ -302,6 +304,6 @@ def _fixed(module: nn.Module) -> Iterator[None]:
 def _not_finite(what: str, step: int, numbers: Numbers) -> TrainingError:
     terms = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
     return TrainingError(
-        f"step {step + 1}: {what} ({terms}); stopped before the weights changed. Try a lower rate "
-        "(train.optimizer.lr) or train.clip_grad_norm"
+        f"step {step + 1}: {what} ({terms}); stopped, and nothing of this step is saved: the last checkpoint "
+        "is whole. Try a lower rate (train.optimizer.lr) or train.clip_grad_norm"
     )

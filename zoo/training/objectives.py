@@ -212,6 +212,16 @@ def check_objective(name: str, recipe: Recipe) -> None:
             f"{name!r} has no objective to train the model with; set train.objective.reconstruction "
             "(or perceptual, or adversarial)"
         )
+    if terms.perceptual is not None:
+        from zoo.metrics.lpips import MIN_SIZE
+
+        clip = recipe.clip
+        if min(clip.height, clip.width) < MIN_SIZE or clip.channels not in (1, 3):
+            raise TrainingError(
+                f"{name!r} has a perceptual term, which needs grey or RGB frames of at least "
+                f"{MIN_SIZE}x{MIN_SIZE} pixels; its clips have {clip.channels} channels of "
+                f"{clip.height}x{clip.width}. Set train.objective.perceptual: null, or a larger clip"
+            )
     adversarial = terms.adversarial
     if adversarial is None:
         return

@@ -25,7 +25,7 @@ class Scheduler(Protocol):
 
 
 def make_optimizer(config: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Make the optimiser that a recipe names. Biases and norm weights are never decayed.
+    """Make the optimiser that a recipe names. Weight decay is on every parameter, as in torch.
 
     Args:
         config: Name and settings; settings an optimiser does not have (betas of sgd, say) are not given to
@@ -43,17 +43,14 @@ def make_optimizer(config: Optimizer, parameters: Iterable[nn.Parameter]) -> tor
             f"timm has no optimizer {config.use!r}; nearest: {', '.join(close)}. "
             "All of them: python -c 'import timm; print(timm.optim.list_optimizers())'"
         )
+    if optim.get_optimizer_info(config.use).second_order:
+        raise TrainingError(f"optimizer {config.use!r} needs second derivatives, which no step here computes")
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
+    if not trained:
         raise TrainingError("there is nothing to train: no parameter needs a gradient")
     try:
         optimizer: torch.optim.Optimizer = optim.create_optimizer_v2(
-            groups,
+            [{"params": trained}],
             opt=config.use,
             lr=config.lr,
             weight_decay=config.weight_decay,
@@ -84,7 +81,7 @@ def make_schedule(
         steps: Updates in the run.
     """
     scheduler = _timm("scheduler")
-    warmup = config.warmup_steps
+    warmup = min(config.warmup_steps, steps - 1)
     # A decay of one update is at its first, the peak, as is one of two; timm warns of the former.
     decay_steps = max(2, steps - warmup)
     # A step schedule with rate 1 is constant in every version of timm; "constant" is younger.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 
-def step_generator(seed: int, stream: str, step: int, *, turn: int = 0, rank: int = 0) -> torch.Generator:
+def step_generator(seed: int, stream: str, step: int, *, turn: int = 0) -> torch.Generator:
     """Make a CPU generator that depends on its arguments alone, so that no position needs saving.
 
     Args:
@@ -20,9 +20,8 @@ def step_generator(seed: int, stream: str, step: int, *, turn: int = 0, rank: in
         stream: What the numbers are for.
         step: Number of the step.
         turn: Number of the discriminator's update within the step.
-        rank: Number of the process; each draws its own noise.
     """
-    key = f"{seed}/{stream}/{step}/{turn}/{rank}".encode()
+    key = f"{seed}/{stream}/{step}/{turn}".encode()
     value = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
     return torch.Generator().manual_seed(value)
 

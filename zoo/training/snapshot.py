@@ -40,20 +40,23 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
         **more: Plain data to keep beside it.
 
     Raises:
-        TrainingError: A weight is not finite.
+        TrainingError: A weight or buffer is not finite.
     """
-    for name, parameter in run.model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    tensors = {"model": dict(run.model.state_dict())}
+    if run.average is not None:
+        tensors["ema"] = run.average.tensors()
+    for name, tensor in itertools.chain(*(named.items() for named in tensors.values())):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(
-                f"step {run.step}: {name} is not finite, so no checkpoint was made of it; the last good one "
-                "is still there. Go on from it with a lower rate (train.optimizer.lr)"
+                f"step {run.step}: {name} is not finite, so no checkpoint was made of it; the last one is "
+                "whole. Go on from it with a lower rate (train.optimizer.lr)"
             )
     optimizers = {"model": run.player.optimizer.state_dict()}
     if run.opponent is not None:
         optimizers["discriminator"] = run.opponent.optimizer.state_dict()
     optimizer_state, optimizer_tensors = pack(optimizers)
     rng_tensors, rng_plain = rng_state()
-    tensors = {"model": dict(run.model.state_dict()), "optimizers": optimizer_tensors, "rng": rng_tensors}
+    tensors |= {"optimizers": optimizer_tensors, "rng": rng_tensors}
     state = {
         "name": run.model.name,
         "recipe": run.model.recipe.model_dump(mode="json"),
@@ -64,7 +67,6 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
         **more,
     }
     if run.average is not None:
-        tensors["ema"] = run.average.tensors()
         state["ema_updates"] = run.average.updates
     return Snapshot(tensors, state)
 
