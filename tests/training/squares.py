@@ -18,9 +18,10 @@ CLIP = Clip.model_validate(TINY["clip"])
 class Squares(ClipDataset):
     """Clip i of an epoch: a square of its own colour that moves to the right."""
 
-    def __init__(self, num_clips: int, *, random: bool = True) -> None:
+    def __init__(self, num_clips: int, *, random: bool = True, first: int = 0) -> None:
         super().__init__(clip=CLIP, labels=[], description=f"{num_clips} squares", random=random)
         self.num_clips = num_clips
+        self.first = first
 
     def __len__(self) -> int:
         return self.num_clips
@@ -33,7 +34,7 @@ class Squares(ClipDataset):
         for at in range(CLIP.num_frames):
             frame = np.full((CLIP.height, CLIP.width, 3), 30, np.uint8)
             left = (int(8 * chance.time) + 2 * at) % 12
-            frame[4:10, left : left + 4] = np.random.default_rng(index).integers(100, 256, 3)
+            frame[4:10, left : left + 4] = np.random.default_rng(self.first + index).integers(100, 256, 3)
             frames.append(frame)
         return Taken(frames, 0.0), self._name(index), -1
 

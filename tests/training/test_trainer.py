@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import torch
 from training.squares import GAN, VQGAN, VQVAE, Squares, squares
 
 import zoo
+from zoo.data import write_video
 from zoo.errors import DataError, OutputExistsError, TrainingError
 from zoo.training import Callback, TrainResult
 from zoo.training.checkpoint import load_checkpoint
@@ -30,6 +33,11 @@ TIMES = {"steps_per_s", "data_wait_share", "seconds"}
 def run(recipe: dict[str, Any], out: Path, **options: Any) -> TrainResult:
     options = {"data": squares(), "progress": False, "num_workers": 0, "device": "cpu", **options}
     return zoo.train(recipe, out=out, **options)
+
+
+def facts_of(result: TrainResult) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((result.folder / "run.json").read_text())
+    return facts
 
 
 def losses(result: TrainResult) -> list[dict[str, Any]]:
@@ -53,24 +61,25 @@ class StopAfter(Callback):
 
 
 @pytest.mark.parametrize("recipe", [VQVAE, VQGAN, GAN], ids=["vqvae", "vqgan", "gan"])
-@pytest.mark.parametrize("stop_at", [1, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    recipe: dict[str, Any], stop_at: int, tmp_path: Path
+    recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = run(recipe, tmp_path / "whole")
-    torch.rand(3), random.random(), np.random.rand()  # another state of the caller's generators
-    first = run(recipe, tmp_path / "cut", callbacks=[StopAfter(stop_at)])
-    assert first.interrupted
-    assert first.step == stop_at
-    second = run(recipe, tmp_path / "cut", resume=True)
-    assert not second.interrupted
-    assert losses(second) == losses(whole)
-    assert [line["step"] for line in losses(second)] == [1, 2, 3, 4, 5, 6]
-    for name in ("model", "ema", "optimizers", "rng"):
-        a, b = (load_checkpoint(tmp_path / out / "checkpoint").tensors for out in ("whole", "cut"))
-        assert a.keys() == b.keys()
-        assert all(torch.equal(tensor, b[name][key]) for key, tensor in a.get(name, {}).items())
-    assert second.figures == whole.figures
+    for stop_at in (1, 3):
+        out = tmp_path / f"cut at {stop_at}"
+        torch.rand(3), random.random(), np.random.rand()  # another state of the caller's generators
+        first = run(recipe, out, callbacks=[StopAfter(stop_at)])
+        assert first.interrupted
+        assert first.step == stop_at
+        second = run(recipe, out, resume=True)
+        assert not second.interrupted
+        assert losses(second) == losses(whole)
+        assert [line["step"] for line in losses(second)] == [1, 2, 3, 4, 5, 6]
+        a, b = (load_checkpoint(folder / "checkpoint").tensors for folder in (tmp_path / "whole", out))
+        for name in ("model", "ema", "optimizers", "rng"):
+            assert a.get(name, {}).keys() == b.get(name, {}).keys()
+            assert all(torch.equal(tensor, b[name][key]) for key, tensor in a.get(name, {}).items())
+        assert second.figures == whole.figures
 
 
 def test_the_folder_of_a_run(tmp_path: Path) -> None:
@@ -236,20 +245,155 @@ def test_a_run_without_held_out_clips_says_so_and_measures_nothing(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["evaluation"] is None
 
 
-def test_the_command_that_goes_on_repeats_what_was_given() -> None:
-    from zoo.training.records import resume_command
+def test_of_a_lone_video_nothing_is_held_out(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", torch.rand(3, 8, 16, 16) * 2 - 1, 8)
+    result = run(VQVAE, tmp_path / "run", data=str(path), steps=1)
+    facts = facts_of(result)
+    assert (result.figures, facts["evaluation"], facts["data"]["heldout_clips"]) == ({}, None, None)
+    assert "nothing can be held out" in facts["data"]["heldout"]
 
-    command = resume_command(
-        "vqvae-video-tiny",
-        "my clips",
-        Path("runs/a"),
-        steps=20,
-        overrides={"quantizer": {"use": "fsq", "levels": [8, 5]}, "train": {"ema": None}},
-    )
+
+class Damaged(Squares):
+    """No clip can be read."""
+
+    def _take(self, index: int, chance: Any) -> Any:
+        raise DataError(f"square {index}: no video")
+
+
+def test_held_out_clips_that_cannot_be_read_do_not_take_the_model_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"train": Squares(12), "test": Damaged(5, random=False)}
+    recipe = copy.deepcopy(VQVAE)
+    recipe["train"] |= {"eval_every": 2}
+    result = run(recipe, tmp_path / "run", data=data, steps=3, progress=True)
+    facts = facts_of(result)
+    assert (facts["status"], result.step, result.figures) == ("finished", 3, {})
+    assert facts["evaluation_error"].startswith("at step 3: ")
+    assert "the model could not be measured: " in capsys.readouterr().err
+    assert "no video" in (tmp_path / "run" / "report.html").read_text()
+    assert ["square 0", "square 0: no video"] in facts["skipped"]
+    again = facts_of(run(recipe, tmp_path / "run", steps=4, resume=True))
+    assert again["evaluation_error"] is None
+    assert again["evaluation"]["protocol"]["num_clips"] == 5
+    assert ["square 0", "square 0: no video"] in again["skipped"]
+
+
+def test_facts_and_samples_of_a_run_that_goes_on_on_other_clips(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = copy.deepcopy(VQVAE)
+    recipe["train"] |= {"eval_every": 1, "log_every": 100}
+    first = facts_of(run(recipe, out, callbacks=[StopAtSave(3)], train={"save_every": 3}))
+    assert first["waited_seconds"] > 0  # though no line was logged since the run began
+    assert first["steps_per_s"] == pytest.approx(3 / first["seconds"])
+    original = (out / "samples" / "original" / "0.mp4").read_bytes()
+    kept = load_checkpoint(out / "checkpoint").state["facts"]
+    assert kept["evaluation"]["step"] == 2
+    other = {"train": Squares(12), "test": Squares(7, random=False, first=100)}
+    facts = facts_of(run(recipe, out, resume=True, data=other))
+    assert facts["resumed_at"] == [3]
+    assert (out / "samples" / "original" / "0.mp4").read_bytes() != original
+
+
+class StopAtSave(Callback):
+    """Presses Ctrl-C when the checkpoint of a step is written."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_save(self, step: int, folder: Path) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_checkpoint_that_a_run_goes_on_from_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(VQVAE, tmp_path / "run", steps=1)
+    read: list[weakref.ref[Any]] = []
+
+    def load(folder: Path) -> Any:
+        snapshot = load_checkpoint(folder)
+        read.append(weakref.ref(snapshot))
+        return snapshot
+
+    class Look(Callback):
+        def on_log(self, step: int, numbers: Mapping[str, float]) -> None:
+            gc.collect()
+            assert read[0]() is None
+
+    monkeypatch.setattr("zoo.training.trainer.load_checkpoint", load)
+    run(VQVAE, tmp_path / "run", steps=2, resume=True, callbacks=[Look()])
+    assert len(read) == 1
+
+
+class PressAgain(Callback):
+    """Presses Ctrl-C twice within a step, and notes that it was closed."""
+
+    closed = 0
+
+    def on_log(self, step: int, numbers: Mapping[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_callbacks_are_closed_and_the_report_is_written_however_a_run_ends(tmp_path: Path) -> None:
+    twice = PressAgain()
+    with pytest.raises(KeyboardInterrupt):
+        run(VQVAE, tmp_path / "run", callbacks=["tensorboard", twice])
+    assert twice.closed == 1
+    assert "stopped: KeyboardInterrupt" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_full_disk_does_not_hide_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(Callback):
+        def on_log(self, step: int, numbers: Mapping[str, float]) -> None:
+            monkeypatch.setattr("zoo.training.session.write_facts", full)
+            raise RuntimeError("what it was")
+
+    def full(folder: Path, facts: Mapping[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RuntimeError, match="what it was"):
+        run(VQVAE, tmp_path / "run", callbacks=[Fails()])
+
+
+def test_ctrl_c_while_measuring_ends_it_and_the_run_is_measured_when_it_goes_on(tmp_path: Path) -> None:
+    class Pressing(Squares):
+        def __getitem__(self, key: Any) -> Any:
+            if isinstance(key, int) and key == 17:  # read by the evaluation only, not for a sample
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(key)
+
+    data = {"train": Squares(12), "test": Pressing(40, random=False)}
+    result = run(VQVAE, tmp_path / "run", data=data)
+    facts = facts_of(result)
+    assert (result.interrupted, facts["status"], facts["evaluation"]) == (True, "interrupted", None)
+    again = facts_of(run(VQVAE, tmp_path / "run", resume=True))
+    assert (again["status"], again["evaluation"]["step"]) == ("finished", 6)
+
+
+def test_the_command_that_goes_on_repeats_what_was_given() -> None:
+    from zoo.training.records import train_command
+
+    given: dict[str, Any] = {
+        "steps": 20,
+        "init": {"encoder": "runs/b"},
+        "callbacks": ("tensorboard",),
+        "overrides": {"quantizer": {"use": "fsq", "levels": [8, 5]}, "train": {"ema": None}, "paper": "8"},
+    }
+    command = train_command("vqvae-video-tiny", "my clips", Path("runs/a"), **given)
     assert command == (
-        "zoo train vqvae-video-tiny --data 'my clips' --out runs/a --steps 20 --set quantizer.use=fsq "
-        "--set 'quantizer.levels=[8, 5]' --set train.ema=null --resume"
+        "zoo train vqvae-video-tiny --data 'my clips' --out runs/a --steps 20 --init encoder=runs/b "
+        "--callback tensorboard --set quantizer.use=fsq --set 'quantizer.levels=[8, 5]' "
+        "--set train.ema=null --set 'paper=\"8\"'"
     )
+    resumed = train_command("vqvae-video-tiny", "my clips", Path("runs/a"), **given, resume=True)
+    assert resumed == command.replace(" --init encoder=runs/b", "") + " --resume"
+    assert train_command("x", [1], Path("a"), overrides={}) == "zoo.train(..., out='a')"
 
 
 def test_a_callback_of_a_plugin_that_breaks_is_left_out_and_ours_stops_the_run(tmp_path: Path) -> None:
@@ -269,5 +413,16 @@ def test_a_callback_of_a_plugin_that_breaks_is_left_out_and_ours_stops_the_run(t
     callbacks.call("on_log", 2, {})
     callbacks.call("on_eval", 2, {})
     assert theirs.calls == 1
+
+    class Leaves:
+        def close(self) -> None:
+            raise SystemExit(1)
+
+    closed: list[str] = []
+    last = Callback()
+    last.close = lambda: closed.append("last")  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match="Leaves broke in close"):
+        Callbacks([Leaves(), last]).close()
+    assert closed == ["last"]
     with pytest.raises(RuntimeError, match="no network"):
         run(VQVAE, tmp_path / "run", callbacks=[Broken()])

@@ -34,6 +34,9 @@ class Callback:
     def on_end(self, result: TrainResult) -> None:
         """The run is over, or was interrupted (`result.interrupted`)."""
 
+    def close(self) -> None:
+        """Let go of files: called last, also when the run was stopped by an error."""
+
 
 class TensorBoard(Callback):
     """Writes every number to ``tensorboard/`` in the run's folder: ``tensorboard --logdir DIR``.
@@ -62,8 +65,9 @@ class TensorBoard(Callback):
     def on_eval(self, step: int, numbers: Mapping[str, float]) -> None:
         self._add("eval", step, numbers)
 
-    def on_end(self, result: TrainResult) -> None:
-        self._writer.close()
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
     def _add(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
@@ -87,7 +91,7 @@ class Callbacks:
 
     def __init__(self, asked: Iterable[Any], offered: Iterable[tuple[str, Any]] = ()) -> None:
         self._items: list[tuple[str | None, Any]] = []
-        for item in [asked] if isinstance(asked, str) else asked:
+        for item in asked:
             if isinstance(item, str) and item not in NAMED:
                 raise TrainingError(
                     f"no callback is called {item!r}; there is {', '.join(NAMED)}, or pass an object"
@@ -103,7 +107,7 @@ class Callbacks:
                 continue
             try:
                 function(*arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if plugin is None:
                     raise
                 self._items.remove((plugin, item))
@@ -113,22 +117,25 @@ class Callbacks:
                     stacklevel=2,
                 )
 
+    def close(self) -> None:
+        """Close every callback. One that breaks is named in a warning: it must not hide how the run ended."""
+        for plugin, item in self._items:
+            try:
+                getattr(item, "close", lambda: None)()
+            except (Exception, SystemExit) as error:
+                who = f"plugin {plugin!r}: its" if plugin else "the"
+                warnings.warn(f"{who} callback {type(item).__name__} broke in close: {error}", stacklevel=2)
+
 
 def callbacks_of_plugins(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Ask every plugin for its callbacks; one that breaks is left out with a warning."""
-    from zoo.discovery import catalogue
+    from zoo.discovery import catalogue, isolated
 
-    found: list[tuple[str, Any]] = []
-    manager = catalogue().manager
-    for implementation in manager.hook.zoo_callbacks.get_hookimpls():
-        try:
-            arguments = {"config": recipe}
-            offered: Any = implementation.function(**{n: arguments[n] for n in implementation.argnames})
-            found += [(implementation.plugin_name, item) for item in offered]
-        except Exception as error:
-            warnings.warn(
-                f"plugin {implementation.plugin_name!r}: zoo_callbacks broke: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=2,
-            )
+    known, found = catalogue(), list[tuple[str, Any]]()
+    problems = len(known.problems)
+    for plugin, offered in known.call("zoo_callbacks", config=recipe):
+        with isolated(known, plugin, "zoo_callbacks"):
+            found += [(plugin.name, item) for item in offered or ()]
+    for problem in known.problems[problems:]:
+        warnings.warn(str(problem), stacklevel=2)
     return found

@@ -23,7 +23,7 @@ class Clock:
         self._facts = facts
         self._batches = batches
         self._first = True
-        self._steps, self._busy, self._waited = 0, 0.0, 0.0
+        self._steps, self._busy, self._waited, self._wait = 0, 0.0, 0.0, 0.0
         self._since = time.perf_counter()
 
     def __iter__(self) -> Clock:
@@ -38,15 +38,20 @@ class Clock:
             self._first = False
             self._since = time.perf_counter()
         else:
-            self._waited += time.perf_counter() - asked
+            self._wait += time.perf_counter() - asked
         return batch
 
     def stepped(self) -> None:
-        """A step is over."""
+        """A step is over; the run's facts are up to date."""
         took = time.perf_counter() - self._since
         self._steps += 1
         self._busy += took
-        self._facts["seconds"] += took
+        self._waited += self._wait
+        facts = self._facts
+        facts["seconds"] += took
+        facts["waited_seconds"] += self._wait
+        facts["data_wait_share"] = facts["waited_seconds"] / max(facts["seconds"], 1e-9)
+        self._wait = 0.0
 
     def resume(self) -> None:
         """The next step begins."""
@@ -60,7 +65,5 @@ class Clock:
             "data_wait_share": self._waited / busy,
             "seconds": self._facts["seconds"],
         }
-        self._facts["waited_seconds"] += self._waited
-        self._facts["data_wait_share"] = self._facts["waited_seconds"] / max(self._facts["seconds"], 1e-9)
         self._steps, self._busy, self._waited = 0, 0.0, 0.0
         return numbers

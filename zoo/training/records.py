@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -9,15 +10,16 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.discovery import DISTRIBUTION
-from zoo.errors import OutputExistsError
+from zoo.errors import OutputExistsError, RecipeError
 from zoo.files import new_file
+from zoo.recipe_files import parse_yaml
 
 METRICS = "metrics.jsonl"
 FACTS = "run.json"
@@ -133,18 +135,48 @@ def describe(device: torch.device) -> str:
     return f"{device}: {platform.machine()}, {cores} cores, {threads} threads"
 
 
-def resume_command(
-    name: object, data: object, folder: Path, *, steps: int | None, overrides: Mapping[str, Any]
+def train_command(
+    name: object,
+    data: object,
+    folder: Path,
+    *,
+    steps: int | None = None,
+    init: Mapping[str, str | Path] | None = None,
+    num_workers: int | None = None,
+    device: object = None,
+    callbacks: Sequence[Any] = (),
+    overrides: Mapping[str, Any],
+    resume: bool = False,
 ) -> str:
-    """The command that goes on with a run, or the Python call where it began with objects."""
-    if not isinstance(name, str | Path) or not isinstance(data, str | Path):
-        return f"zoo.train(..., out={str(folder)!r}, resume=True)"
+    """The command that repeats a run or goes on with it, or the Python call where it began with objects.
+
+    A resumed run takes no `init`: its checkpoint has those weights already.
+    """
+    if not all(isinstance(item, str | Path) for item in (name, data, *callbacks)):
+        return f"zoo.train(..., out={str(folder)!r}{', resume=True' if resume else ''})"
     words = ["zoo", "train", str(name), "--data", str(data), "--out", str(folder)]
     if steps is not None:
         words += ["--steps", str(steps)]
+    for part, source in {} if resume else dict(init or {}).items():
+        words += ["--init", f"{part}={source}"]
+    if num_workers is not None:
+        words += ["--workers", str(num_workers)]
+    if device is not None:
+        words += ["--device", str(device)]
+    for callback in callbacks:
+        words += ["--callback", callback]
     for path, value in flat(overrides):
-        words += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join([*words, "--resume"])
+        words += ["--set", f"{path}={_as_yaml(value)}"]
+    return shlex.join([*words, "--resume"] if resume else words)
+
+
+def _as_yaml(value: Any) -> str:
+    """Write a value so that ``--set`` reads the same: words as they are, unless they look like more."""
+    if isinstance(value, str):
+        with contextlib.suppress(RecipeError):
+            if parse_yaml(value, "override")[0] == value:
+                return value
+    return json.dumps(value, default=str)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

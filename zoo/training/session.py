@@ -5,6 +5,7 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from zoo.assemblies import Assembly, Autoencoder, Gan
-from zoo.errors import TrainingError
+from zoo.errors import DataError
+from zoo.metrics import Stopped, evaluate
 from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint import save_checkpoint
 from zoo.training.clock import Clock
@@ -26,12 +28,27 @@ from zoo.training.rng import isolated_rng
 from zoo.training.snapshot import take_snapshot
 
 EVAL_CLIPS = 64
-"""Held-out clips measured while training goes on; all of them are at the end."""
+"""Held-out clips measured while training goes on."""
+FINAL_EVAL_CLIPS = 256
+"""Held-out clips measured at the end, at most; `zoo eval` measures all."""
 NUM_SAMPLES = 4
 """Clips written to samples/."""
-KEPT = ("started", "resumed_at", "seconds", "waited_seconds", "data")
+KEPT = (
+    "started",
+    "resumed_at",
+    "seconds",
+    "waited_seconds",
+    "steps_per_s",
+    "data_wait_share",
+    "skipped",
+    "evaluation",
+    "evaluation_error",
+    "init",
+    "data",
+)
 """Facts that a checkpoint carries over to the run that goes on from it."""
-_FALLBACK_FPS = 10.0
+SAMPLE_FPS = 10.0
+"""Frames a second that samples play at where the recipe leaves the rate to the files."""
 
 
 class Session:
@@ -46,6 +63,9 @@ class Session:
         journal: metrics.jsonl.
         window: Sums since its last line.
         progress: Show a bar and what is saved, on standard error.
+        skipped: Tells the sources that could not be read so far, with the reason.
+        interrupts: Looked at between steps and between batches of an evaluation.
+        num_workers: Processes that decode clips to measure; chosen by the loader when None.
     """
 
     def __init__(
@@ -59,6 +79,9 @@ class Session:
         journal: Journal,
         window: Window,
         progress: bool,
+        skipped: Callable[[], list[list[str]]],
+        interrupts: Interrupts,
+        num_workers: int | None,
     ) -> None:
         self.run = run
         self.folder = folder
@@ -68,6 +91,9 @@ class Session:
         self.journal = journal
         self.window = window
         self.progress = progress
+        self._skipped = skipped
+        self._interrupts = interrupts
+        self._num_workers = num_workers
         self.saved_step: int | None = None
 
     @property
@@ -75,17 +101,16 @@ class Session:
         """The model to evaluate, save and return: of the moving average where there is one."""
         return self.run.average.model if self.run.average is not None else self.run.model
 
-    def train(self, batches: Callable[[int], Iterator[Tensor]], interrupts: Interrupts) -> None:
+    def train(self, batches: Callable[[int], Iterator[Tensor]]) -> None:
         """Step until the recipe's last step or an interrupt, logging, evaluating and saving on the way.
 
         Args:
             batches: Makes the endless batches from a position on.
-            interrupts: Looked at between steps.
 
         Raises:
             TrainingError: A loss, gradient or weight is not finite, or a checkpoint cannot be written.
         """
-        run, config = self.run, self.run.train
+        run, config, interrupts = self.run, self.run.train, self._interrupts
         self.callbacks.call("on_start", self.folder, self.facts["recipe"], run.step)
         clock = Clock(self.facts, batches(run.batches))
         bar = tqdm(
@@ -108,6 +133,7 @@ class Session:
                 values = _floats(numbers)
                 self.window.add(values)
                 clock.stepped()
+                self.facts["steps_per_s"] = run.step / max(self.facts["seconds"], 1e-9)
                 bar.update()
                 bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
                 ends = run.step == config.steps
@@ -124,6 +150,7 @@ class Session:
         """Save checkpoint, model and run.json; a checkpoint of this very step is not written twice."""
         if self.saved_step == self.run.step:
             return
+        self.note_skipped()
         kept = {name: self.facts[name] for name in KEPT}
         snapshot = take_snapshot(self.run, window=self.window.sums, facts=kept)
         save_checkpoint(self.folder / "checkpoint", snapshot)
@@ -137,26 +164,39 @@ class Session:
         """Write model/ with a card of the facts so far."""
         from zoo.weights import save
 
-        try:
-            save(self.best, self.folder / "model", force=True, card=card(self.facts))
-        except OSError as error:
-            raise TrainingError(
-                f"the model {str(self.folder / 'model')!r} cannot be written: {error}; what was there before "
-                "still is. Free some space and go on with --resume"
-            ) from error
+        save(self.best, self.folder / "model", force=True, card=card(self.facts))
+
+    def note_skipped(self) -> None:
+        """Take over which sources could not be read, beside those of the run before it was resumed."""
+        found = {**dict(self.facts["skipped"] or []), **dict(self._skipped())}
+        self.facts["skipped"] = [[source, reason] for source, reason in sorted(found.items())]
 
     def write(self) -> None:
         """Write run.json."""
         write_facts(self.folder, self.facts)
 
     def evaluate(self, *, num_clips: int | None = None) -> dict[str, Any] | None:
-        """Measure the model on held-out clips and write samples of it; None when there are none.
+        """Measure the model on held-out clips and write samples of it; None when that cannot be done.
 
         Args:
-            num_clips: Clips measured, evenly spaced, without the baselines; all, with them, when left out.
+            num_clips: Clips measured, evenly spaced, without the baselines; `FINAL_EVAL_CLIPS`, with them,
+                when left out.
         """
-        from zoo.metrics import evaluate
+        try:
+            return self._evaluate(num_clips)
+        except Stopped:
+            return None
+        except DataError as error:
+            # Unreadable held-out clips say nothing against the model.
+            self.facts["evaluation_error"] = f"at step {self.run.step}: {error}"
+            self.write()
+            if self.progress:
+                print(f"the model could not be measured: {error}", file=sys.stderr)
+            return None
+        finally:
+            self.run.model.train()
 
+    def _evaluate(self, num_clips: int | None) -> dict[str, Any] | None:
         with isolated_rng():
             self._write_samples()
             if self.heldout is None:
@@ -169,23 +209,23 @@ class Session:
                 self.heldout,
                 metrics=metrics,
                 batch_size=self.run.train.batch_size,
-                num_clips=num_clips,
+                num_clips=num_clips or FINAL_EVAL_CLIPS,
+                num_workers=self._num_workers,
                 seed=self.run.train.seed,
                 progress=self.progress,
+                stop=lambda: self._interrupts.noted is not None,
             )
-        self.run.model.train()
         values: dict[str, float] = dict(result["values"])
-        self.facts["evaluation"] = {"step": self.run.step, **result}
+        self.facts |= {"evaluation": {"step": self.run.step, **result}, "evaluation_error": None}
         self.journal.add(self.run.step, "eval", values)
         self.write()
         self.callbacks.call("on_eval", self.run.step, values)
-        return self.facts["evaluation"]  # type: ignore[no-any-return]
+        return result
 
     def _log(self, clock: Clock) -> None:
         numbers = self.window.take()
         numbers["lr"] = self.run.player.lr
         numbers |= clock.numbers()
-        self.facts["steps_per_s"] = self.run.step / max(self.facts["seconds"], 1e-9)
         self.journal.add(self.run.step, "train", numbers)
         self.callbacks.call("on_log", self.run.step, numbers)
 
@@ -195,7 +235,7 @@ class Session:
         from zoo.data import write_video
 
         folder = self.folder / "samples"
-        fps = self.run.model.recipe.clip.fps or _FALLBACK_FPS
+        fps = self.run.model.recipe.clip.fps or SAMPLE_FPS
         model = self.best.eval()
         clips: dict[str, Tensor] = {}
         if isinstance(model, Gan):
@@ -208,7 +248,6 @@ class Session:
             assert isinstance(model, Autoencoder)
             clips["original"] = x_BCTHW
             clips[f"step-{self.run.step:08d}"] = model.reconstruct(x_BCTHW)
-        self.run.model.train()
         for name, x_BCTHW in clips.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             for index, x_CTHW in enumerate(x_BCTHW.float().clamp(-1, 1).cpu()):

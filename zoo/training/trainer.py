@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -27,7 +29,7 @@ from zoo.training.records import (
     clear_run,
     describe,
     refuse_existing_run,
-    resume_command,
+    train_command,
     versions,
 )
 from zoo.training.rng import isolated_rng
@@ -103,6 +105,7 @@ def train(
             missing, damaged or of another recipe.
         ZooError: As `zoo.build` and `zoo.data.open_clips`.
     """
+    callbacks = [callbacks] if isinstance(callbacks, str) else list(callbacks)
     changes = _with_steps(overrides, steps)
     resolved = resolve_recipe(name, changes)
     recipe = resolved.recipe
@@ -113,9 +116,23 @@ def train(
     watchers = Callbacks(callbacks, callbacks_of_plugins(recipe.model_dump(mode="json")))
     clips = open_data(data, recipe, num_workers=num_workers)
     model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
+    if snapshot is not None:
+        init = snapshot.state["facts"].get("init")  # what the run began with
     facts = _facts(model, clips, onto)
-    command = resume_command(name, data, folder, steps=steps, overrides=overrides)
-    facts |= {"resume_command": command, "command": command.removesuffix(" --resume")}
+    command = functools.partial(
+        train_command,
+        name,
+        data,
+        folder,
+        steps=steps,
+        init=init,
+        num_workers=num_workers,
+        device=device,
+        callbacks=callbacks,
+        overrides=overrides,
+    )
+    facts |= {"command": command(), "resume_command": command(resume=True)}
+    facts["init"] = {part: str(source) for part, source in init.items()} if init else None
     with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
         run = start(model, onto)
         session = Session(
@@ -127,16 +144,21 @@ def train(
             journal=_journal(folder, snapshot),
             window=Window(snapshot.state["window"] if snapshot else None),
             progress=progress,
+            skipped=clips.skipped,
+            interrupts=interrupts,
+            num_workers=num_workers,
         )
         if snapshot is not None:
             restore(run, snapshot)
             _go_on(session, snapshot)
-        return _run(session, clips, interrupts, watchers, command)
+            snapshot = None  # it is as large as the model and its optimizers
+        try:
+            return _run(session, clips, interrupts, watchers)
+        finally:
+            watchers.close()
 
 
-def _run(
-    session: Session, clips: Clips, interrupts: Interrupts, watchers: Callbacks, command: str
-) -> TrainResult:
+def _run(session: Session, clips: Clips, interrupts: Interrupts, watchers: Callbacks) -> TrainResult:
     """Train, measure, save and report, writing down in run.json how it ended."""
     facts = session.facts
     evaluation: dict[str, Any] | None = None
@@ -144,19 +166,23 @@ def _run(
         print(f"nothing is held out, so nothing will be measured: {clips.why_not}", file=sys.stderr)
     try:
         session.write()
-        session.train(clips.batches, interrupts)
-        facts["skipped"] = clips.skipped()
+        session.train(clips.batches)
+        session.note_skipped()
         if interrupts.noted is None:
             with contextlib.suppress(KeyboardInterrupt):
                 evaluation = session.evaluate()
-                session.save_model()
-                facts["status"] = "finished"
+                if interrupts.noted is None:
+                    session.save_model()
+                    facts["status"] = "finished"
         if facts["status"] != "finished":
             facts["status"] = "interrupted"
     except BaseException as error:
         facts["status"] = f"stopped: {type(error).__name__}: {error}".rstrip(": ")
-        facts["skipped"] = clips.skipped()
-        session.write()
+        session.note_skipped()
+        with contextlib.suppress(OSError):  # a full disk must not hide what stopped the run
+            session.write()
+        with contextlib.suppress(Exception):
+            _report(session)
         raise
     session.write()
     _report(session)
@@ -167,7 +193,7 @@ def _run(
         figures=dict(evaluation["values"]) if evaluation else {},
         step=session.run.step,
         interrupted=facts["status"] == "interrupted",
-        resume_command=command,
+        resume_command=facts["resume_command"],
     )
     watchers.call("on_end", result)
     if session.progress:
@@ -214,6 +240,8 @@ def _go_on(session: Session, snapshot: Snapshot) -> None:
             f"{facts['data']['description']}",
             stacklevel=4,
         )
+    if data["heldout"] != facts["data"]["heldout"]:
+        shutil.rmtree(session.folder / "samples" / "original", ignore_errors=True)
     step = session.run.step
     facts |= {**before, "resumed_at": [*before["resumed_at"], step], "step": step}
 
@@ -270,8 +298,9 @@ def _facts(model: Assembly, clips: Clips, device: torch.device) -> dict[str, Any
         "device": describe(device),
         "versions": versions(),
         "data": clips.facts(),
-        "skipped": [],
+        "skipped": None,
         "evaluation": None,
+        "evaluation_error": None,
         "recipe": recipe.model_dump(mode="json"),
     }
 
