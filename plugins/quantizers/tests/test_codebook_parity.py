@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from zoo_quantizers.simvq import SimVQ
 from zoo_quantizers.vq import VQ
 from zoo_quantizers.vq_cosine import CosineVQ

@@ -13,12 +13,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from zoo.errors import PortError, RecipeError
 from zoo_quantizers.simvq import SimVQ
 from zoo_quantizers.vq import VQ
 from zoo_quantizers.vq_cosine import CosineVQ
 from zoo_quantizers.vq_rotation import RotationVQ
-
-from zoo.errors import PortError, RecipeError
 
 PARTS = [VQ, RotationVQ, CosineVQ, SimVQ]
 FILLED = [VQ, RotationVQ, CosineVQ]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
 from zoo_quantizers import nearest
 from zoo_quantizers.codebook import look_up, sum_by_code
 from zoo_quantizers.nearest import nearest_codes, pieces

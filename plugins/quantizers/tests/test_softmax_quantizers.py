@@ -12,12 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo_quantizers import recompute
-from zoo_quantizers.gumbel import GumbelVQ
-from zoo_quantizers.ibq import IBQ
 
 from zoo.errors import RecipeError
 from zoo.outputs import Quantized
+from zoo_quantizers import recompute
+from zoo_quantizers.gumbel import GumbelVQ
+from zoo_quantizers.ibq import IBQ
 
 N, K, D = 2 * 12, 7, 5
 
