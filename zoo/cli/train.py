@@ -71,7 +71,6 @@ def train(
     overrides = parse_overrides(assignments)
     init = _parts_from(parts_from)
 
-    from zoo.cli.models import use_device
     from zoo.training import train as train_recipe
 
     result = train_recipe(
@@ -82,7 +81,7 @@ def train(
         resume=resume,
         force=force,
         init=init or None,
-        device=use_device(device),
+        device=device,
         num_workers=workers,
         callbacks=callbacks,
         **overrides,
