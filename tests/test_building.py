@@ -48,7 +48,7 @@ def test_a_seed_fixes_the_weights_and_leaves_the_global_generator() -> None:
 @pytest.mark.parametrize(
     ("overrides", "error", "words"),
     [
-        ({"quantizer": "fsqq"}, UnknownNameError, r"no quantizer is called 'fsqq'; did you mean 'fsq'\?"),
+        ({"quantizer": "fsqq"}, UnknownNameError, r"no quantizer is called 'fsqq'; did you mean 'fsq'"),
         (
             {"quantizer": {"levels": [8]}},
             RecipeError,

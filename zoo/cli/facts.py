@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def part_facts(part: Part) -> dict[str, Any]:
     """Describe a part: who offers it, and every option with its type, default and meaning."""
     cls = part.load()
-    meanings = option_docs(inspect.getdoc(cls)) | option_docs(inspect.getdoc(cls.__init__))
+    meanings: dict[str, str] = {}
+    for ancestor in reversed(cls.__mro__):  # a variant of a part inherits what its options mean
+        meanings |= option_docs(ancestor.__doc__) | option_docs(vars(ancestor).get("__init__").__doc__)
     options = []
     for parameter in inspect.signature(cls).parameters.values():
         required = parameter.default is parameter.empty
@@ -46,7 +48,7 @@ def part_facts(part: Part) -> dict[str, Any]:
 
 def option_docs(docstring: str | None) -> dict[str, str]:
     """Return the meaning of each argument from the ``Args:`` section of a Google docstring."""
-    match = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring or "", re.MULTILINE)
+    match = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(docstring or ""), re.MULTILINE)
     if match is None:
         return {}
     found: dict[str, str] = {}
