@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from zoo.assemblies import ASSEMBLIES, Assembly
-from zoo.connect import connect
+from zoo.connect import connect, prefix
 from zoo.discovery import Catalogue, catalogue
 from zoo.errors import PluginError, PortError, RecipeError, ZooError
 from zoo.parts import Kind, Part
@@ -225,14 +225,14 @@ def _check_fields(resolved: Resolved) -> None:
     missing = [kind for kind in needs if getattr(recipe, kind) is None]
     if missing:
         raise RecipeError(
-            f"{_prefix(resolved.where())}recipe {resolved.name!r}: assembly {recipe.assembly!r} is made of "
+            f"{prefix(resolved.where())}recipe {resolved.name!r}: assembly {recipe.assembly!r} is made of "
             f"{', '.join(needs)}; {', '.join(missing)} is missing"
         )
     places = {*needs, *assembly.projections}
     for field in ("encoder", "quantizer", "decoder", "generator", "pre_quant", "post_quant"):
         if getattr(recipe, field) is not None and field not in places:
             raise RecipeError(
-                f"{_prefix(resolved.where(field))}recipe {resolved.name!r}: assembly {recipe.assembly!r} has "
+                f"{prefix(resolved.where(field))}recipe {resolved.name!r}: assembly {recipe.assembly!r} has "
                 f"no place for {field}; remove it"
             )
 
@@ -240,9 +240,9 @@ def _check_fields(resolved: Resolved) -> None:
 def _choices(resolved: Resolved) -> Iterator[tuple[str, Kind, PartChoice, str]]:
     """Yield (field, kind, choice, where) of every part, in the order data flows."""
     for kind in ASSEMBLIES[resolved.recipe.assembly].needs:
-        yield kind, kind, getattr(resolved.recipe, kind), _prefix(resolved.where(kind))
+        yield kind, kind, getattr(resolved.recipe, kind), prefix(resolved.where(kind))
     for i, choice in enumerate(resolved.recipe.discriminator):
-        where = _prefix(resolved.where("discriminator", i))
+        where = prefix(resolved.where("discriminator", i))
         yield f"discriminator.{i}", "discriminator", choice, where
 
 
@@ -275,7 +275,3 @@ def _seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _prefix(line: str) -> str:
-    return f"{line}: " if line else ""

@@ -27,10 +27,11 @@ def connect(recipe: Recipe, ports: Sequence[Ports], where: Where) -> None:
     for judge in judges:
         mismatches += _judged(recipe.clip, judge)
     if mismatches:
-        raise PortError("\n".join(f"{_prefix(where(field))}{sentence}" for field, sentence in mismatches))
+        raise PortError("\n".join(f"{prefix(where(field))}{sentence}" for field, sentence in mismatches))
 
 
-def _prefix(line: str) -> str:
+def prefix(line: str) -> str:
+    """Return a place in a file as the beginning of a message; nothing for an unknown one."""
     return f"{line}: " if line else ""
 
 

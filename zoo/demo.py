@@ -100,7 +100,7 @@ def _unseen_clip(model: Autoencoder) -> tuple[Tensor, float]:
     clip = model.recipe.clip
     longer = clip.model_copy(update={"num_frames": _NUM_WINDOWS * clip.num_frames})
     item = open_clips(demo_clips() / "test" / UNSEEN, clip=longer)[0]
-    return item["x_CTHW"], clip.fps or 10.0
+    return item["x_CTHW"], clip.playback_fps
 
 
 def _summary(facts: dict[str, Any], *, psnr_db: float) -> str:

@@ -67,6 +67,11 @@ class Clip(Strict):
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Frames a second that a clip is sampled at; the file's own rate when left out."""
 
+    @property
+    def playback_fps(self) -> float:
+        """Frames a second that made clips are written with; 10 where clips keep their own rate."""
+        return self.fps or 10.0
+
 
 class Optimizer(Strict):
     """An optimiser, made by timm's factory."""

@@ -14,9 +14,6 @@ from zoo.cli.common import device_option, force_option, json_option, print_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEFAULT_FPS = 10.0
-"""Frame rate of the output when the recipe names none."""
-
 
 def _grid(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
@@ -72,7 +69,7 @@ def sample(
     from zoo.data import write_video
 
     x_BCTHW = gan.sample(num, num_frames=num_frames, seed=seed)
-    fps = gan.recipe.clip.fps or DEFAULT_FPS
+    fps = gan.recipe.clip.playback_fps
     write_video(output, tile(x_BCTHW.float().cpu(), rows=rows, columns=columns), fps, force=force)
     frames = x_BCTHW.shape[2]
     if as_json:

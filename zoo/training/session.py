@@ -47,8 +47,6 @@ KEPT = (
     "data",
 )
 """Facts that a checkpoint carries over to the run that goes on from it."""
-SAMPLE_FPS = 10.0
-"""Frames a second that samples play at where the recipe leaves the rate to the files."""
 
 
 class Session:
@@ -235,7 +233,7 @@ class Session:
         from zoo.data import write_video
 
         folder = self.folder / "samples"
-        fps = self.run.model.recipe.clip.fps or SAMPLE_FPS
+        fps = self.run.model.recipe.clip.playback_fps
         model = self.best.eval()
         clips: dict[str, Tensor] = {}
         if isinstance(model, Gan):

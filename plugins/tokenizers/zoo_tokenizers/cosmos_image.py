@@ -14,9 +14,17 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import PortError, RecipeError
+from zoo.errors import RecipeError
 from zoo_tokenizers.haar import haar_frame_patches, haar_frame_unpatches
-from zoo_tokenizers.taming_layers import DownLevel, Middle, UpLevel, check_options, group_norm
+from zoo_tokenizers.taming_layers import (
+    DownLevel,
+    Middle,
+    UpLevel,
+    check_frame_latents,
+    check_frames,
+    check_options,
+    group_norm,
+)
 
 
 class CosmosImageEncoder(nn.Module):
@@ -86,16 +94,7 @@ class CosmosImageEncoder(nn.Module):
         Raises:
             PortError: H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        side = self.stride[1]
-        if x_BCHW.ndim != 4 or any(n < side or n % side for n in x_BCHW.shape[2:]):
-            raise PortError(
-                f"encoder cosmos-image got frames of shape {tuple(x_BCHW.shape)}; it takes (B, C, H, W) with "
-                f"H and W multiples of its stride {side}"
-            )
-        if x_BCHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder cosmos-image has in_channels={self.in_channels} and got {x_BCHW.shape[1]} channels"
-            )
+        check_frames("encoder cosmos-image", x_BCHW, in_channels=self.in_channels, stride=self.stride[1])
         h = self.conv_in(haar_frame_patches(x_BCHW, self.patch_size))
         for level in self.down:
             h = level(h)
@@ -176,11 +175,7 @@ class CosmosImageDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDhw.ndim != 4 or z_BDhw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder cosmos-image got a latent of shape {tuple(z_BDhw.shape)}; it takes (B, D, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        check_frame_latents("decoder cosmos-image", z_BDhw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDhw))
         for level in reversed(self.up):
             h = level(h)

@@ -12,8 +12,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import PortError
-from zoo_tokenizers.taming_layers import DownLevel, Middle, UpLevel, check_options, group_norm
+from zoo_tokenizers.taming_layers import (
+    DownLevel,
+    Middle,
+    UpLevel,
+    check_frame_latents,
+    check_frames,
+    check_options,
+    group_norm,
+)
 
 
 class TamingEncoder(nn.Module):
@@ -84,16 +91,7 @@ class TamingEncoder(nn.Module):
         Raises:
             PortError: H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        stride = self.stride[1]
-        if x_BCHW.ndim != 4 or any(n < stride or n % stride for n in x_BCHW.shape[2:]):
-            raise PortError(
-                f"encoder taming got frames of shape {tuple(x_BCHW.shape)}; it takes (B, C, H, W) with H and "
-                f"W multiples of its stride {stride}"
-            )
-        if x_BCHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder taming has in_channels={self.in_channels} and got {x_BCHW.shape[1]} channels"
-            )
+        check_frames("encoder taming", x_BCHW, in_channels=self.in_channels, stride=self.stride[1])
         h = self.conv_in(x_BCHW)
         for level in self.down:
             h = level(h)
@@ -172,11 +170,7 @@ class TamingDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDhw.ndim != 4 or z_BDhw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder taming got a latent of shape {tuple(z_BDhw.shape)}; it takes (B, D, h, w) with "
-                f"D = {self.latent_dim}"
-            )
+        check_frame_latents("decoder taming", z_BDhw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDhw))
         for level in reversed(self.up):
             h = level(h)
