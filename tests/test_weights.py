@@ -60,6 +60,17 @@ def test_loading_restores_all_and_leaves_the_global_generator(folder: Path) -> N
     assert check(folder / "model.safetensors").problems == []
 
 
+def test_tied_weights_are_saved_and_come_back_equal(tmp_path: Path) -> None:
+    model = zoo.build(TINY, seed=3)
+    bias = model.post_quant.bias
+    model.post_quant.bias = next(
+        p for p in model.decoder.parameters() if p.shape == bias.shape and p is not bias
+    )
+    x = torch.rand(1, 3, 4, 16, 16) * 2 - 1
+    expected = model.reconstruct(x)
+    assert torch.equal(zoo.load(zoo.save(model, tmp_path / "tied")).reconstruct(x), expected)
+
+
 def test_parts_move_between_models(folder: Path) -> None:
     source = zoo.load(folder)
     fsq = zoo.build(TINY, quantizer="fsq", init={"encoder": folder, "decoder": folder}, seed=9)

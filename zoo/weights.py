@@ -51,7 +51,7 @@ def save(model: Assembly, folder: str | Path, *, force: bool = False, card: str 
     folder = Path(folder)
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} exists and is not a model folder; it will not be replaced")
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = saveable(model.state_dict())
     try:
         _write(model, tensors, folder, force=force, card=card)
     except (SafetensorError, OSError) as error:
@@ -270,6 +270,18 @@ def check(path: str | Path) -> WeightsReport:
 
 def _numel(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
+
+
+def saveable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that share no memory, which safetensors asks for."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        address = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if address in seen else value
+        seen.add(address)
+    return result
 
 
 def _shards(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:

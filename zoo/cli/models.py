@@ -20,16 +20,12 @@ def use_device(name: str | None) -> str:
     Raises:
         click.UsageError: The device does not exist here.
     """
-    import torch
+    from zoo.devices import DeviceError, pick_device
 
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise click.UsageError(f"--device {name} cannot be used here: {reason}") from None
-    return name
+        return str(pick_device(name))
+    except DeviceError as error:
+        raise click.UsageError(f"--device: {error}") from None
 
 
 def load_autoencoder(reference: str, device: str | None) -> Autoencoder:

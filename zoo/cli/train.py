@@ -71,7 +71,10 @@ def train(
     overrides = parse_overrides(assignments)
     init = _parts_from(parts_from)
 
+    from zoo.cli.models import use_device
     from zoo.training import train as train_recipe
+
+    use_device(device)  # a device that is not there is wrong usage; the run notes what was asked for
 
     result = train_recipe(
         name,

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from zoo.errors import TrainingError
 from zoo.files import new_folder, sha256
+from zoo.weights import saveable
 
 FORMAT = 1
 """Version of the layout; another one is refused."""
@@ -50,7 +51,7 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
             files = {}
             for stem, tensors in snapshot.tensors.items():
                 path = aside / f"{stem}.safetensors"
-                save_file(_saveable(tensors), path)
+                save_file(saveable(tensors), path)
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
             state = {"format": FORMAT, "files": files, **snapshot.state}
             (aside / _STATE).write_text(json.dumps(state), encoding="utf-8")
@@ -157,17 +158,6 @@ def unpack(plain: Any, tensors: dict[str, torch.Tensor]) -> Any:
 def _places(folder: Path) -> list[Path]:
     """Where a checkpoint may be: in place or, where folders are not swapped in one step, just beside."""
     return [folder, *sorted(folder.parent.glob(f".{folder.name}.old-*/old"))]
-
-
-def _saveable(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU that share no memory, which safetensors asks for."""
-    result, seen = {}, set()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        address = value.untyped_storage().data_ptr()
-        result[name] = value.clone() if address in seen else value
-        seen.add(address)
-    return result
 
 
 def _damaged(folder: Path, why: str) -> TrainingError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.building import build, resolve_recipe
+from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
 from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
@@ -112,7 +113,10 @@ def train(
     check_objective(resolved.name, recipe)
     folder = Path(out) if out is not None else Path("runs") / resolved.name
     snapshot = _checkpoint(folder, recipe, resume=resume, force=force)
-    onto = _device(device)
+    try:
+        onto = pick_device(device)
+    except DeviceError as error:
+        raise TrainingError(str(error)) from error
     watchers = Callbacks(callbacks, callbacks_of_plugins(recipe.model_dump(mode="json")))
     clips = open_data(data, recipe, num_workers=num_workers)
     model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
@@ -253,21 +257,6 @@ def _with_steps(overrides: Mapping[str, Any], steps: int | None) -> dict[str, An
     if not isinstance(section, Mapping):
         raise TrainingError(f"train is {section!r}; it must be a mapping of the recipe's training settings")
     return {**overrides, "train": {**section, "steps": steps}}
-
-
-def _device(asked: str | torch.device | None) -> torch.device:
-    if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(asked)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        reason = str(error).split("\n")[0]
-        raise TrainingError(
-            f"device {str(asked)!r} cannot be used: {reason}. There is {', '.join(there)}"
-        ) from error
-    return found
 
 
 def _facts(model: Assembly, clips: Clips, device: torch.device) -> dict[str, Any]:
