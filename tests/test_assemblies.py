@@ -20,17 +20,17 @@ strides = st.tuples(*[st.sampled_from([1, 2, 4, 8])] * 3)
 
 @given(size=sizes, stride=strides, causal=st.booleans())
 def test_padding_is_the_least_that_fits_and_crop_inverts_it(size: Any, stride: Any, causal: bool) -> None:
-    padded = padded_size(size, stride, causal=causal)
+    padded = padded_size(size, stride, lead_frame=causal)
     for i, (have, got, s) in enumerate(zip(size, padded, stride, strict=True)):
         offset = 1 if causal and i == 0 else 0
         assert 0 <= got - have < s
         assert (got - offset) % s == 0
     x = torch.arange(float(size[0] * size[1] * size[2])).reshape(1, 1, *size)
-    y = pad(x, stride, causal=causal)
+    y = pad(x, stride, lead_frame=causal)
     assert tuple(y.shape[2:]) == padded
     assert torch.equal(crop(y, size), x)
     assert torch.equal(y[..., -1, -1, -1], x[..., -1, -1, -1])
-    grid = latent_size(size, stride, causal=causal)
+    grid = latent_size(size, stride, lead_frame=causal)
     assert grid[0] * stride[0] - (stride[0] - 1 if causal else 0) == padded[0]
 
 

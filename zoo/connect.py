@@ -56,19 +56,22 @@ def _autoencoder(
             f"{encoder} shrinks time, height and width by {_by(encoder.stride)} but {decoder} "
             f"grows them by {_by(decoder.stride)}; give both the same stride",
         )
-    elif encoder.causal != decoder.causal and encoder.stride[0] > 1:
-        causal, other = (encoder, decoder) if encoder.causal else (decoder, encoder)
+    elif encoder.lead_frame != decoder.lead_frame and encoder.stride[0] > 1:
+        leads, other = (encoder, decoder) if encoder.lead_frame else (decoder, encoder)
         yield (
             "decoder",
-            f"{causal} is causal (1 + {encoder.stride[0]}k frames) but {other} is not "
-            f"({encoder.stride[0]}k frames); use two of a kind",
+            f"{leads} makes the first frame a latent frame of its own (1 + {encoder.stride[0]}k frames) but "
+            f"{other} does not ({encoder.stride[0]}k frames); use two of a kind",
         )
-    for source, target, field in ((encoder, quantizer, "pre_quant"), (quantizer, decoder, "post_quant")):
-        if getattr(recipe, field) is None and source.latent_dim != target.latent_dim:
+    for source, target, taken, field in (
+        (encoder, quantizer, quantizer.input_dim, "pre_quant"),
+        (quantizer, decoder, decoder.latent_dim, "post_quant"),
+    ):
+        if getattr(recipe, field) is None and source.latent_dim != taken:
             yield (
                 target.kind,
                 f"{source} emits {source.latent_dim} latent channels but {target} takes "
-                f"{target.latent_dim}; set `{field}: conv1x1x1` or make the widths equal",
+                f"{taken}; set `{field}: conv1x1x1` or make the widths equal",
             )
 
 

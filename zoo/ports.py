@@ -1,22 +1,25 @@
 """Ports: what a part consumes and emits, read from plain attributes of the module.
 
 A part is a `torch.nn.Module` whose ``__init__`` takes explicit keyword-only options with JSON-able
-values and sets the attributes below. Video is float in [-1, 1]. `stride` is (s_t, s_h, s_w). A causal
-part maps T = 1 + k*s_t frames to t = 1 + k; a non-causal one maps T = k*s_t to t = k.
+values and sets the attributes below. Video is float in [-1, 1]. `stride` is (s_t, s_h, s_w).
 
-Encoder: ``x_BCTHW -> z_BDthw``; in_channels, latent_dim, stride, causal, [consumes].
+Encoder: ``x_BCTHW -> z_BDthw``; in_channels, latent_dim, stride, causal, [lead_frame], [consumes].
 
 Quantizer: ``z_BDthw -> Quantized`` and ``lookup(indices_Bqthw) -> z_BDthw``; latent_dim, codebook_size,
-num_codebooks, continuous.
+num_codebooks, continuous, [input_dim].
 
-Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_layer, [emits].
+Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_layer, [lead_frame], [emits].
 
 Generator: ``noise -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=) -> noise``; noise_dim,
 emits, conditions, out_channels, size_HW, last_layer.
 
 Discriminator: ``x -> Judged`` of raw scores; consumes, in_channels, min_size.
 
-Attributes in brackets may be left out. `consumes` and `emits` are "video" (the default) or "image": a
+Attributes in brackets may be left out. `causal` promises that no frame depends on a later one, and that
+the part streams (see `zoo.streaming`). `lead_frame` says that the first frame is a latent frame of its own:
+T = 1 + k*s_t frames are t = 1 + k; otherwise T = k*s_t are t = k. Left out, it is what `causal` is.
+`input_dim` is the width of the latents that a quantizer takes; left out, it is `latent_dim`, the width of
+those it gives. `consumes` and `emits` are "video" (the default) or "image": a
 2D part says "image", works on x_BCHW (or z_BDhw) and is applied per frame by the assembly.
 A continuous quantizer has codebook_size and num_codebooks 0 and no `lookup`.
 `last_layer` is the decoder's (or generator's) last weight, for the adaptive adversarial weight.
@@ -51,6 +54,10 @@ def _is_natural(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(map(_is_count, value))
+
+
+def _video(_: dict[str, Any]) -> str:
+    return "video"
 
 
 _COUNT = (_is_count, "a positive int")
@@ -89,9 +96,11 @@ ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
     },
     "discriminator": {"consumes": _MEDIUM, "in_channels": _COUNT, "min_size": _SIZE},
 }
-OPTIONAL: dict[Kind, dict[str, tuple[Any, _Rule]]] = {
-    "encoder": {"consumes": ("video", _MEDIUM)},
-    "decoder": {"emits": ("video", _MEDIUM)},
+# What may be left out, with its default, made of the values before it.
+OPTIONAL: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], Any], _Rule]]] = {
+    "encoder": {"lead_frame": (lambda values: values["causal"], _BOOL), "consumes": (_video, _MEDIUM)},
+    "quantizer": {"input_dim": (lambda values: values["latent_dim"], _COUNT)},
+    "decoder": {"lead_frame": (lambda values: values["causal"], _BOOL), "emits": (_video, _MEDIUM)},
 }
 
 
@@ -120,10 +129,12 @@ def ports_of(kind: Kind, name: str, module: nn.Module) -> Ports:
         PluginError: An attribute is missing or has a value outside its range.
     """
     values: dict[str, Any] = {}
-    rules = [(attribute, rule, None) for attribute, rule in ATTRIBUTES[kind].items()]
-    rules += [(attribute, rule, default) for attribute, (default, rule) in OPTIONAL.get(kind, {}).items()]
-    for attribute, (accepts, wanted), default in rules:
-        value = getattr(module, attribute, default)
+    optional = OPTIONAL.get(kind, {})
+    rules = ATTRIBUTES[kind] | {attribute: rule for attribute, (_, rule) in optional.items()}
+    for attribute, (accepts, wanted) in rules.items():
+        value = getattr(module, attribute, None)
+        if value is None and attribute in optional:
+            value = optional[attribute][0](values)
         if value is None and attribute != "size_HW":
             raise PluginError(f"{kind} {name!r} has no attribute {attribute!r}; it must be {wanted}")
         if not accepts(value):

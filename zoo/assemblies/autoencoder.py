@@ -69,12 +69,17 @@ class Autoencoder(Assembly):
         return bool(self.encoder.causal and self.decoder.causal)
 
     @property
+    def lead_frame(self) -> bool:
+        """Whether the first frame is a latent frame of its own: 1 + k*s_t frames are 1 + k."""
+        return bool(getattr(self.encoder, "lead_frame", self.encoder.causal))
+
+    @property
     def last_layer(self) -> nn.Parameter:
         return self.decoder.last_layer
 
     def latent_size(self, size_THW: Size) -> Size:
         """Return the latent grid (t, h, w) of a clip of the given frames, height and width."""
-        return latent_size(size_THW, self.stride, causal=self.encoder.causal)
+        return latent_size(size_THW, self.stride, lead_frame=self.lead_frame)
 
     def forward(self, x_BCTHW: Tensor) -> Reconstructed:
         """Reconstruct clips and keep the quantizer's loss, for training.
@@ -131,7 +136,7 @@ class Autoencoder(Assembly):
 
     def _quantize(self, x_BCTHW: Tensor) -> Quantized:
         check_clips(x_BCTHW, self.encoder.in_channels)
-        x_BCTHW = pad(x_BCTHW, self.stride, causal=self.encoder.causal)
+        x_BCTHW = pad(x_BCTHW, self.stride, lead_frame=self.lead_frame)
         per_frame = getattr(self.encoder, "consumes", "video") == "image"
         z_BDthw = _per_frame(self.encoder, x_BCTHW) if per_frame else self.encoder(x_BCTHW)
         return self.quantizer(self.pre_quant(z_BDthw))
@@ -144,7 +149,9 @@ class Autoencoder(Assembly):
 
 
 def _projection(choice: str | None, source: Any, target: Any) -> nn.Module:
-    return nn.Identity() if choice is None else nn.Conv3d(source.latent_dim, target.latent_dim, kernel_size=1)
+    if choice is None:
+        return nn.Identity()
+    return nn.Conv3d(source.latent_dim, getattr(target, "input_dim", target.latent_dim), kernel_size=1)
 
 
 def _per_frame(part: nn.Module, x_BCTHW: Tensor) -> Tensor:

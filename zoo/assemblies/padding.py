@@ -1,7 +1,8 @@
 """The padding rule: any clip is made to fit a stride, and the result is cut back to its size.
 
 Edges are repeated at the end of each axis (below, to the right, after the last frame) until height and
-width are multiples of the stride, and the number of frames is k * s_t, or 1 + k * s_t for a causal part.
+width are multiples of the stride, and the number of frames is k * s_t, or 1 + k * s_t for a part whose first
+frame is a latent frame of its own.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from torch import Tensor
 Size = tuple[int, int, int]
 
 
-def padded_size(size_THW: Size, stride: Size, *, causal: bool) -> Size:
+def padded_size(size_THW: Size, stride: Size, *, lead_frame: bool) -> Size:
     """Return the smallest valid size (T, H, W) that holds a clip."""
     (t, h, w), (s_t, s_h, s_w) = size_THW, stride
-    frames = 1 + math.ceil((t - 1) / s_t) * s_t if causal else math.ceil(t / s_t) * s_t
+    frames = 1 + math.ceil((t - 1) / s_t) * s_t if lead_frame else math.ceil(t / s_t) * s_t
     return frames, math.ceil(h / s_h) * s_h, math.ceil(w / s_w) * s_w
 
 
-def latent_size(size_THW: Size, stride: Size, *, causal: bool) -> Size:
+def latent_size(size_THW: Size, stride: Size, *, lead_frame: bool) -> Size:
     """Return the latent grid (t, h, w) of a clip of any size."""
-    frames, height, width = padded_size(size_THW, stride, causal=causal)
+    frames, height, width = padded_size(size_THW, stride, lead_frame=lead_frame)
     s_t, s_h, s_w = stride
-    return (1 + (frames - 1) // s_t if causal else frames // s_t), height // s_h, width // s_w
+    return (1 + (frames - 1) // s_t if lead_frame else frames // s_t), height // s_h, width // s_w
 
 
-def pad(x_BCTHW: Tensor, stride: Size, *, causal: bool) -> Tensor:
+def pad(x_BCTHW: Tensor, stride: Size, *, lead_frame: bool) -> Tensor:
     """Repeat the edges at the end of each axis until the clip fits the stride."""
     t, h, w = x_BCTHW.shape[-3:]
-    frames, height, width = padded_size((t, h, w), stride, causal=causal)
+    frames, height, width = padded_size((t, h, w), stride, lead_frame=lead_frame)
     if (frames, height, width) == (t, h, w):
         return x_BCTHW
     return F.pad(x_BCTHW, (0, width - w, 0, height - h, 0, frames - t), mode="replicate")

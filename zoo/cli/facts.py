@@ -139,7 +139,7 @@ def compression(checked: Plan) -> dict[str, Any] | None:
     clip = checked.recipe.clip
     size_THW = (clip.num_frames, clip.height, clip.width)
     encoder, quantizer = ports["encoder"], ports["quantizer"]
-    latent = latent_size(size_THW, encoder.stride, causal=encoder.causal)
+    latent = latent_size(size_THW, encoder.stride, lead_frame=encoder.lead_frame)
     numbers = quantizer.latent_dim if quantizer.continuous else quantizer.num_codebooks
     bits = stored_bits(math.prod(latent) * numbers, quantizer.codebook_size)
     raw = raw_bits(math.prod(size_THW), channels=clip.channels)

@@ -38,18 +38,18 @@ def require_shape(subject: Subject, module: nn.Module, batch: int, grid: tuple[i
     if output.shape != wanted:
         ports = subject.ports
         raise fail(
-            f"{tuple(x.shape)} gives {wanted}: stride {ports.stride}, causal {ports.causal}, "
+            f"{tuple(x.shape)} gives {wanted}: stride {ports.stride}, lead_frame {ports.lead_frame}, "
             f"latent_dim {ports.latent_dim}",
             f"{tuple(output.shape)}",
-            "mend the attribute that is wrong, or the forward; a causal part maps 1 + k*s_t to 1 + k frames, "
-            "another k*s_t to k",
+            "mend the attribute that is wrong, or the forward; a part with a lead frame maps 1 + k*s_t to 1 + k "
+            "frames, another k*s_t to k",
         )
 
 
 def check_single_frame(subject: Subject) -> None:
-    """A causal part takes one frame and gives one."""
-    if not subject.ports.causal:
-        raise CheckSkipped("says causal = False")
+    """A part with a lead frame takes one frame and gives one."""
+    if not subject.ports.lead_frame:
+        raise CheckSkipped("says lead_frame = False")
     require_shape(subject, subject.build().eval(), 2, (1, 3, 2))
 
 
@@ -63,9 +63,8 @@ def check_past_never_moves(subject: Subject) -> None:
     grid = (4, 2, 3)
     with torch.no_grad():
         x, first = run_grid(subject, module, 2, grid)
-        stride = subject.ports.stride[0]
         for kept in range(1, grid[0]):
-            frames = 1 + (kept - 1) * stride
+            frames = subject.pixels((kept, *grid[1:]))[0]
             kept_in, kept_out = (frames, kept) if subject.kind == "encoder" else (kept, frames)
             changed = x.clone()
             changed[:, :, kept_in:] = -3 * changed[:, :, kept_in:] + 0.5

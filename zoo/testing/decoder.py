@@ -13,7 +13,7 @@ from zoo.testing.subject import GRIDS, Subject, seeded
 
 
 def check_shapes(subject: Subject) -> None:
-    """latent_dim, out_channels, stride and causal are true for 1 and 3 clips, two lengths, h != w."""
+    """latent_dim, out_channels, stride and lead_frame are true for 1 and 3 clips, two lengths, h != w."""
     module = subject.build().eval()
     with torch.no_grad():
         for batch in (1, 3):

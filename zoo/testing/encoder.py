@@ -10,7 +10,7 @@ from zoo.testing.subject import GRIDS, Subject, require_finite
 
 
 def check_shapes(subject: Subject) -> None:
-    """in_channels, latent_dim, stride and causal are true for 1 and 3 clips, two lengths, H != W."""
+    """in_channels, latent_dim, stride and lead_frame are true for 1 and 3 clips, two lengths, H != W."""
     module = subject.build().eval()
     with torch.no_grad():
         for batch in (1, 3):

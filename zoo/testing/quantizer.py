@@ -209,7 +209,7 @@ def check_many_codes_are_used(subject: Subject) -> None:
     module = subject.build()
     generator = torch.Generator().manual_seed(3)
     with seeded(0), torch.no_grad():
-        x = 3 * torch.randn(4, subject.ports.latent_dim, 4, 4, 4, generator=generator)
+        x = 3 * torch.randn(4, subject.ports.input_dim, 4, 4, 4, generator=generator)
         indices = module(x).indices_Bqthw
     for number in range(indices.shape[1]):
         if indices[:, number].unique().numel() < 2:

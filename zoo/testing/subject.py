@@ -95,7 +95,7 @@ class Subject:
     def pixels(self, grid: tuple[int, int, int]) -> tuple[int, int, int]:
         """Size (T, H, W) of the clip that belongs to a latent grid (t, h, w)."""
         (t, h, w), (s_t, s_h, s_w) = grid, self.ports.stride
-        return (1 + (t - 1) * s_t if self.ports.causal else t * s_t, h * s_h, w * s_w)
+        return (1 + (t - 1) * s_t if self.ports.lead_frame else t * s_t, h * s_h, w * s_w)
 
     def inputs(
         self, module: Any, batch: int = 2, *, size: int = 0, seed: int = 0, device: str = "cpu"
@@ -117,7 +117,8 @@ class Subject:
     def tensor(self, batch: int, size: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """Draw one input of a part that is not a generator."""
         latent = self.kind in ("quantizer", "decoder")
-        channels = self.ports.latent_dim if latent else self.ports.in_channels
+        width = {"quantizer": "input_dim", "decoder": "latent_dim"}.get(self.kind, "in_channels")
+        channels = getattr(self.ports, width)
         shape = (batch, channels, *(size[1:] if self.is_image else size))
         if latent:
             return torch.randn(shape, generator=generator)

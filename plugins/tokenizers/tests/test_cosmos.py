@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import PortError, RecipeError
-from zoo_tokenizers import cosmos_layers
-from zoo_tokenizers.cosmos import CosmosDecoder, CosmosEncoder
-from zoo_tokenizers.cosmos_image import CosmosImageDecoder, CosmosImageEncoder
-from zoo_tokenizers.cosmos_layers import SpatialAttention, TemporalAttention
-from zoo_tokenizers.cosmos_plan import doublings, halvings
-from zoo_tokenizers.haar import haar_frame_patches, haar_frame_unpatches, haar_patches, haar_unpatches
+from zoo_tokenizers.cosmos import layers as cosmos_layers
+from zoo_tokenizers.cosmos.haar import haar_frame_patches, haar_frame_unpatches, haar_patches, haar_unpatches
+from zoo_tokenizers.cosmos.image import CosmosImageDecoder, CosmosImageEncoder
+from zoo_tokenizers.cosmos.layers import SpatialAttention, TemporalAttention
+from zoo_tokenizers.cosmos.model import CosmosDecoder, CosmosEncoder
+from zoo_tokenizers.cosmos.plan import doublings, halvings
 
 TINY = {"base_channels": 4, "num_residual_blocks": 1, "latent_dim": 5}
 PUBLISHED = [[4, 8, 8], [8, 8, 8], [8, 16, 16]]

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import WeightsError
-from zoo_tokenizers.cosmos import CosmosDecoder, CosmosEncoder
-from zoo_tokenizers.cosmos_image import CosmosImageDecoder, CosmosImageEncoder
-from zoo_tokenizers.cosmos_weights import map_cosmos_image_state_dict, map_cosmos_state_dict
+from zoo_tokenizers.cosmos.image import CosmosImageDecoder, CosmosImageEncoder
+from zoo_tokenizers.cosmos.model import CosmosDecoder, CosmosEncoder
+from zoo_tokenizers.cosmos.weights import map_cosmos_image_state_dict, map_cosmos_state_dict
 from zoo_vqvae.fsq import FSQ
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_cosmos.json").read_text())

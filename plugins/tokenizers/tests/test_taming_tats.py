@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import zoo
 from zoo.assemblies import Autoencoder
 from zoo.errors import PortError, RecipeError
-from zoo_tokenizers.taming import TamingDecoder, TamingEncoder
-from zoo_tokenizers.taming_layers import AttentionBlock
-from zoo_tokenizers.tats import TATSDecoder, TATSEncoder
-from zoo_tokenizers.tats_layers import steps
+from zoo_tokenizers.taming.layers import AttentionBlock
+from zoo_tokenizers.taming.model import TamingDecoder, TamingEncoder
+from zoo_tokenizers.tats.layers import steps
+from zoo_tokenizers.tats.model import TATSDecoder, TATSEncoder
 
 strides = st.lists(st.sampled_from([1, 2, 4, 8]), min_size=3, max_size=3).filter(lambda s: max(s) > 1)
 

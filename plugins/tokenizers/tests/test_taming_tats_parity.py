@@ -23,8 +23,8 @@ from torch import Tensor
 import zoo
 from zoo.assemblies import Autoencoder
 from zoo.errors import WeightsError
-from zoo_tokenizers.taming_weights import map_taming_state_dict
-from zoo_tokenizers.tats_weights import map_tats_state_dict
+from zoo_tokenizers.taming.weights import map_taming_state_dict
+from zoo_tokenizers.tats.weights import map_tats_state_dict
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_taming_tats.json").read_text())
 TAMING = [pytest.param(case, id=case["name"]) for case in GOLDEN["taming"]]

@@ -1,1 +1,1 @@
-"""Published tokenizers as parts for zoo. `zoo_tokenizers.manifest` lists them; each family is a file."""
+"""Published tokenizers as parts for zoo. `zoo_tokenizers.manifest` lists them; each family is a folder."""

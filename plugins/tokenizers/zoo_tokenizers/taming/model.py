@@ -1,7 +1,7 @@
 """Encoder and decoder of the VQGAN of taming-transformers (https://arxiv.org/abs/2012.09841), per frame.
 
 State-dict names inside a part are those of the public code, so its weights load through
-`zoo_tokenizers.taming_weights`. Frames are in [-1, 1] there as here. The f8 models of latent diffusion
+`zoo_tokenizers.taming.weights`. Frames are in [-1, 1] there as here. The f8 models of latent diffusion
 (https://arxiv.org/abs/2112.10752) are the same network with other options.
 
 Shapes: B frames, C colour channels, H W pixels, D latent channels, h w the latent grid.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_tokenizers.taming_layers import (
+from zoo_tokenizers.taming.layers import (
     DownLevel,
     Middle,
     UpLevel,

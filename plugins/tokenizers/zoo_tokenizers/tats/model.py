@@ -1,7 +1,7 @@
 """Encoder and decoder of the time-agnostic VQGAN of TATS (https://arxiv.org/abs/2204.03638).
 
 State-dict names inside a part are those of the public code, so its weights load through
-`zoo_tokenizers.tats_weights`. The published network sees video in [-0.5, 0.5]; both parts rescale.
+`zoo_tokenizers.tats.weights`. The published network sees video in [-0.5, 0.5]; both parts rescale.
 
 Shapes: B batch, C colour channels, T H W frames and pixels, D channels, t h w the latent grid.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zoo.errors import PortError
-from zoo_tokenizers.tats_layers import (
+from zoo_tokenizers.tats.layers import (
     DownBlock,
     EdgePadConv3d,
     Norm,

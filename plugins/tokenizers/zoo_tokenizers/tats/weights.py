@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.errors import RecipeError, WeightsError
 from zoo_tokenizers.public_state import PublicState
-from zoo_tokenizers.tats import TATSDecoder, TATSEncoder
+from zoo_tokenizers.tats.model import TATSDecoder, TATSEncoder
 
 _FAMILY = "TATS VQGAN"
 _NEEDED = {

@@ -15,7 +15,7 @@ from torch import Size, Tensor, nn
 
 from zoo.errors import RecipeError, WeightsError
 from zoo_tokenizers.public_state import PublicState
-from zoo_tokenizers.taming import TamingDecoder, TamingEncoder
+from zoo_tokenizers.taming.model import TamingDecoder, TamingEncoder
 
 _FAMILY = "taming VQGAN"
 _NEEDED = {

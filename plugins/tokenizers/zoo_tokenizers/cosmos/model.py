@@ -2,14 +2,14 @@
 
 Haar wavelet patches, factorised causal convolutions and attention, hybrid down- and upsampling: strides
 4x8x8, 8x8x8 and 8x16x16 are published, with continuous (CV) and discrete (DV) latents. State-dict names
-inside a part are those of the published code, so its weights load through `zoo_tokenizers.cosmos_weights`.
+inside a part are those of the published code, so its weights load through `zoo_tokenizers.cosmos.weights`.
 
 No layer looks ahead in time. The only layer whose work grows faster than the clip is the attention in the
 middle, once in each part and at the latent's size: for a grid of t x h x w and D channels it takes
 4 * D * h * w * t * (h * w + t) operations, which a clip of twice the sides makes sixteen-fold.
 
 Shapes: B batch, C colour channels, T H W frames and pixels, D channels, t h w the latent grid; inside,
-frames stand before channels (x_BtDhw, see `zoo_tokenizers.cosmos_layers`).
+frames stand before channels (x_BtDhw, see `zoo_tokenizers.cosmos.layers`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import PortError
-from zoo_tokenizers.cosmos_layers import (
+from zoo_tokenizers.cosmos.haar import haar_patches, haar_unpatches
+from zoo_tokenizers.cosmos.layers import (
     FrameNorm,
     HybridDownsample,
     HybridUpsample,
@@ -26,8 +27,7 @@ from zoo_tokenizers.cosmos_layers import (
     ResidualBlock,
     factorised_conv,
 )
-from zoo_tokenizers.cosmos_plan import Step, check_options, doublings, halvings
-from zoo_tokenizers.haar import haar_patches, haar_unpatches
+from zoo_tokenizers.cosmos.plan import Step, check_options, doublings, halvings
 
 
 class CosmosEncoder(nn.Module):

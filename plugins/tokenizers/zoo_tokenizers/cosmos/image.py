@@ -1,8 +1,8 @@
 """Encoder and decoder of the Cosmos image tokenizer (https://arxiv.org/abs/2501.03575), frame by frame.
 
-The network of `zoo_tokenizers.taming` on Haar wavelet patches, without attention but in the middle. Strides
+The network of `zoo_tokenizers.taming.model` on Haar wavelet patches, attention in the middle only. Strides
 8 and 16 are published, with continuous (CI) and discrete (DI) latents. State-dict names inside a part are
-those of the published code, so its weights load through `zoo_tokenizers.cosmos_weights`.
+those of the published code, so its weights load through `zoo_tokenizers.cosmos.weights`.
 
 Shapes: B frames, C colour channels, H W pixels, D latent channels, h w the latent grid.
 """
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import RecipeError
-from zoo_tokenizers.haar import haar_frame_patches, haar_frame_unpatches
-from zoo_tokenizers.taming_layers import (
+from zoo_tokenizers.cosmos.haar import haar_frame_patches, haar_frame_unpatches
+from zoo_tokenizers.taming.layers import (
     DownLevel,
     Middle,
     UpLevel,
