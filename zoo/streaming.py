@@ -31,6 +31,9 @@ Memory = dict[str, Tensor]
 """What one stream through one part carries from a piece to the next, by layer and purpose."""
 
 
+_PIECES = ":pieces"
+
+
 class _Stream(NamedTuple):
     layers: dict[nn.Module, str]
     memory: Memory
@@ -49,6 +52,7 @@ def streaming(part: nn.Module, memory: Memory) -> Iterator[None]:
             through, and left as it was when that failed.
     """
     after = dict(memory)
+    after[_PIECES] = after.get(_PIECES, torch.tensor(-1)) + 1
     token = _active.set(_Stream({layer: name for name, layer in part.named_modules()}, after))
     try:
         yield
@@ -65,6 +69,14 @@ def _slot(layer: nn.Module, purpose: str) -> tuple[Memory, str] | None:
     if stream is None or layer not in stream.layers:
         return None
     return stream.memory, f"{stream.layers[layer]}:{purpose}"
+
+
+def is_first_piece() -> bool:
+    """Return whether a part runs on the start of a clip: outside of a stream always."""
+    if torch.compiler.is_compiling():
+        return True
+    stream = _active.get()
+    return stream is None or int(stream.memory[_PIECES]) == 0
 
 
 def lead_in(

@@ -67,6 +67,17 @@ class LooksAhead(CausalDecoder):
         return super().forward(z_BDthw + F.pad(z_BDthw[:, :, 1:], (0, 0, 0, 0, 0, 1)))
 
 
+class ForgetsPieces(CausalEncoder):
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        x_BCTHW = x_BCTHW + 0.1 * F.pad(x_BCTHW[:, :, :-1], (0, 0, 0, 0, 1, 0))
+        return super().forward(x_BCTHW)
+
+
+class CutsEveryPiece(CausalDecoder):
+    def forward(self, z_BDthw: Tensor) -> Tensor:
+        return Decoder.forward(self, z_BDthw)[:, :, self.stride[0] - 1 :]
+
+
 class TooManyFrames(Decoder):
     causal = True
 
@@ -329,6 +340,8 @@ BROKEN: list[tuple[str, str, str]] = [
     ("encoder", "single_frame", "OneFrameIsTooFew"),
     ("encoder", "past_never_moves", "NormPoolsOverTime"),
     ("decoder", "past_never_moves", "LooksAhead"),
+    ("encoder", "pieces_equal_one_shot", "ForgetsPieces"),
+    ("decoder", "pieces_equal_one_shot", "CutsEveryPiece"),
     ("decoder", "shapes", "TooManyFrames"),
     ("decoder", "gradient_reaches_latent", "DetachedDecoder"),
     ("decoder", "last_layer_is_parameter", "LastLayerIsCopy"),

@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.outputs import Judged, Quantized
+from zoo.streaming import is_first_piece
 
 
 class Encoder(nn.Module):
@@ -31,7 +32,8 @@ class CausalEncoder(Encoder):
     causal = True
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return super().forward(F.pad(x_BCTHW, (0, 0, 0, 0, self.stride[0] - 1, 0)))
+        num = self.stride[0] - 1 if is_first_piece() else 0
+        return super().forward(F.pad(x_BCTHW, (0, 0, 0, 0, num, 0)))
 
 
 class ImageEncoder(nn.Module):
@@ -67,7 +69,8 @@ class CausalDecoder(Decoder):
     causal = True
 
     def forward(self, z_BDthw: Tensor) -> Tensor:
-        return super().forward(z_BDthw)[:, :, self.stride[0] - 1 :]
+        x_BCTHW = super().forward(z_BDthw)
+        return x_BCTHW[:, :, self.stride[0] - 1 :] if is_first_piece() else x_BCTHW
 
 
 class Quantizer(nn.Module):

@@ -3,8 +3,9 @@
 from zoo.assemblies.autoencoder import Autoencoder, Reconstructed
 from zoo.assemblies.base import Assembly
 from zoo.assemblies.gan import Gan
+from zoo.assemblies.streams import StreamDecoder, StreamEncoder
 
 ASSEMBLIES: dict[str, type[Assembly]] = {"autoencoder": Autoencoder, "gan": Gan}
 """The assemblies by the name that a recipe gives."""
 
-__all__ = ["ASSEMBLIES", "Assembly", "Autoencoder", "Gan", "Reconstructed"]
+__all__ = ["ASSEMBLIES", "Assembly", "Autoencoder", "Gan", "Reconstructed", "StreamDecoder", "StreamEncoder"]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zoo.assemblies.base import Assembly, check_clips
 from zoo.assemblies.padding import Size, crop, latent_size, pad
+from zoo.assemblies.streams import StreamDecoder, StreamEncoder
 from zoo.errors import ZooError
 from zoo.outputs import Quantized, Tokens
 from zoo.recipes import Recipe
@@ -103,7 +104,16 @@ class Autoencoder(Assembly):
         Raises:
             ZooError: The input is not a batch of clips.
         """
-        quantized = self._quantize(x_BCTHW)
+        return self.encode_piece(x_BCTHW, is_first=True)
+
+    def encode_piece(self, x_BCTHW: Tensor, *, is_first: bool) -> Tokens:
+        """Turn a piece of clips into tokens, as `stream_encoder` does inside of a stream.
+
+        Args:
+            x_BCTHW: Frames in [-1, 1].
+            is_first: Whether the clips start with them: then the first may be a latent frame of its own.
+        """
+        quantized = self._quantize(x_BCTHW, is_first=is_first)
         size_THW = (x_BCTHW.shape[2], x_BCTHW.shape[3], x_BCTHW.shape[4])
         return Tokens(quantized.z_BDthw, quantized.indices_Bqthw, size_THW)
 
@@ -116,6 +126,15 @@ class Autoencoder(Assembly):
         Raises:
             ZooError: The tokens hold neither latents nor indices, or a grid of another size.
         """
+        return self.decode_piece(tokens, is_first=True)
+
+    def decode_piece(self, tokens: Tokens, *, is_first: bool) -> Tensor:
+        """Turn the tokens of a piece of clips into frames, as `stream_decoder` does inside of a stream.
+
+        Args:
+            tokens: From `encode_piece`.
+            is_first: Whether the clips start with them.
+        """
         z_BDthw = tokens.z_BDthw
         if z_BDthw is None:
             if tokens.indices_Bqthw is None:
@@ -123,7 +142,8 @@ class Autoencoder(Assembly):
             if self.quantizer.continuous:
                 raise ZooError("this model's bottleneck is continuous: decode from z_BDthw, not from indices")
             z_BDthw = self.quantizer.lookup(tokens.indices_Bqthw)
-        grid, wanted = tuple(z_BDthw.shape[-3:]), self.latent_size(tokens.size_THW)
+        grid = tuple(z_BDthw.shape[-3:])
+        wanted = latent_size(tokens.size_THW, self.stride, lead_frame=self.lead_frame and is_first)
         if grid != wanted:
             raise ZooError(
                 f"a clip of {tokens.size_THW} has a latent grid of {wanted}; these tokens have {grid}"
@@ -134,9 +154,25 @@ class Autoencoder(Assembly):
         """Encode and decode clips; the result has the input's size, clamped to [-1, 1]."""
         return self.forward(x_BCTHW).x_BCTHW.clamp(-1, 1)
 
-    def _quantize(self, x_BCTHW: Tensor) -> Quantized:
+    def stream_encoder(self) -> StreamEncoder:
+        """Open a stream that turns frames into tokens as they come.
+
+        Raises:
+            ZooError: The encoder looks ahead in time, or the model is in training mode.
+        """
+        return StreamEncoder(self)
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Open a stream that turns tokens into frames as they come.
+
+        Raises:
+            ZooError: The decoder looks ahead in time, or the model is in training mode.
+        """
+        return StreamDecoder(self)
+
+    def _quantize(self, x_BCTHW: Tensor, *, is_first: bool = True) -> Quantized:
         check_clips(x_BCTHW, self.encoder.in_channels)
-        x_BCTHW = pad(x_BCTHW, self.stride, lead_frame=self.lead_frame)
+        x_BCTHW = pad(x_BCTHW, self.stride, lead_frame=self.lead_frame and is_first)
         per_frame = getattr(self.encoder, "consumes", "video") == "image"
         z_BDthw = _per_frame(self.encoder, x_BCTHW) if per_frame else self.encoder(x_BCTHW)
         return self.quantizer(self.pre_quant(z_BDthw))

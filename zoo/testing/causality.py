@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zoo.streaming import Memory, streaming
 from zoo.testing.results import CheckSkipped, checks, fail
 from zoo.testing.subject import Subject
 
@@ -41,8 +42,8 @@ def require_shape(subject: Subject, module: nn.Module, batch: int, grid: tuple[i
             f"{tuple(x.shape)} gives {wanted}: stride {ports.stride}, lead_frame {ports.lead_frame}, "
             f"latent_dim {ports.latent_dim}",
             f"{tuple(output.shape)}",
-            "mend the attribute that is wrong, or the forward; a part with a lead frame maps 1 + k*s_t to 1 + k "
-            "frames, another k*s_t to k",
+            "mend the attribute that is wrong, or the forward; a part with a lead frame maps 1 + k*s_t "
+            "frames to 1 + k, another k*s_t to k",
         )
 
 
@@ -78,4 +79,37 @@ def check_past_never_moves(subject: Subject) -> None:
                 )
 
 
-CHECKS = checks(check_single_frame, check_past_never_moves, may_skip=True)
+def check_pieces_equal_one_shot(subject: Subject) -> None:
+    """A causal part fed in pieces, in a stream, gives what it gives for the whole clip, within 1e-5."""
+    if not subject.ports.causal:
+        raise CheckSkipped("says causal = False")
+    if subject.is_image:
+        raise CheckSkipped("works on single frames")
+    module = subject.build().eval()
+    grid = (4, 2, 3)
+    with torch.no_grad():
+        x, whole = run_grid(subject, module, 2, grid)
+        for plan in ((1, 1, 1, 1), (2, 2), (1, 3), (3, 1)):
+            frames = [subject.pixels((sum(plan[:n]), *grid[1:]))[0] for n in range(1, len(plan) + 1)]
+            ends = frames if subject.kind == "encoder" else [sum(plan[:n]) for n in range(1, len(plan) + 1)]
+            memory: Memory = {}
+            pieces = []
+            for start, end in zip([0, *ends], ends, strict=False):
+                with streaming(module, memory):
+                    pieces.append(subject.outputs(module, {"x": x[:, :, start:end]})["output"])
+            made = torch.cat(pieces, 2)
+            if made.shape != whole.shape:
+                raise fail(f"pieces of {plan} give {tuple(whole.shape)}", f"{tuple(made.shape)}", _STREAM)
+            error = float((made - whole).abs().max() / whole.abs().max())
+            if not error <= 1e-5:
+                raise fail(
+                    f"pieces of {plan} give what one shot gives", f"they differ by {error:.3g}", _STREAM
+                )
+
+
+_STREAM = (
+    "ask zoo.streaming in every layer that looks back: lead_in for a convolution over time, all_so_far for "
+    "attention, is_first_piece where the first piece differs"
+)
+
+CHECKS = checks(check_single_frame, check_past_never_moves, check_pieces_equal_one_shot, may_skip=True)

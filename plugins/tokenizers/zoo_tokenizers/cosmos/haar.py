@@ -19,7 +19,7 @@ _CLIP_AXES = (4, 3, 2)
 _FRAME_AXES = (2, 3)
 
 
-def haar_patches(x_BCTHW: Tensor, patch_size: int) -> Tensor:
+def haar_patches(x_BCTHW: Tensor, patch_size: int, *, is_first: bool = True) -> Tensor:
     """Split clips into wavelet bands; x_BCTHW -> (B, C * p^3, 1 + (T - 1) / p, H / p, W / p).
 
     The first frame is repeated p - 1 times in front, so that it fills a step of its own. The eight bands
@@ -28,14 +28,18 @@ def haar_patches(x_BCTHW: Tensor, patch_size: int) -> Tensor:
     Args:
         x_BCTHW: Clips of 1 + k*p frames, sides multiples of p.
         patch_size: p, a power of two; 1 leaves the clip as it is.
+        is_first: False for a later piece of a clip, of k*p frames, which get nothing in front.
     """
-    first = x_BCTHW[:, :, :1].expand(-1, -1, patch_size - 1, -1, -1)
-    return _split(torch.cat([first, x_BCTHW], dim=2), patch_size, _CLIP_AXES)
+    if is_first:
+        first = x_BCTHW[:, :, :1].expand(-1, -1, patch_size - 1, -1, -1)
+        x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
+    return _split(x_BCTHW, patch_size, _CLIP_AXES)
 
 
-def haar_unpatches(y_BDthw: Tensor, patch_size: int) -> Tensor:
+def haar_unpatches(y_BDthw: Tensor, patch_size: int, *, is_first: bool = True) -> Tensor:
     """Undo `haar_patches`; (B, C * p^3, t, h, w) -> (B, C, 1 + (t - 1) * p, h * p, w * p)."""
-    return _join(y_BDthw, patch_size, _CLIP_AXES)[:, :, patch_size - 1 :]
+    x_BCTHW = _join(y_BDthw, patch_size, _CLIP_AXES)
+    return x_BCTHW[:, :, patch_size - 1 :] if is_first else x_BCTHW
 
 
 def haar_frame_patches(x_BCHW: Tensor, patch_size: int) -> Tensor:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.streaming import all_so_far, is_first_piece, lead_in
+
 # CUDA kernels put the rows on a launch axis that ends at 65535 (pytorch issue 142228).
 _MAX_ROWS = 32_768
 
@@ -62,10 +64,9 @@ class TemporalConv(nn.Module):
 
     def forward(self, x_BtDhw: Tensor) -> Tensor:
         """Convolve; t -> 1 + (t - 1) / stride."""
-        b, t, _, h, w = x_BtDhw.shape
-        first = x_BtDhw[:, :1]
-        padded = torch.cat([first, first, x_BtDhw], dim=1).flatten(3)
-        num_out = 1 + (t - 1) // self.stride
+        b, _, _, h, w = x_BtDhw.shape
+        padded = lead_in(self, x_BtDhw, 2, dim=1, pad="repeat", stride=self.stride).flatten(3)
+        num_out = 1 + (padded.shape[1] - 3) // self.stride
         span = (num_out - 1) * self.stride + 1
         weight_ODk = self.conv3d.weight.flatten(2)
         bias = self.conv3d.bias
@@ -135,6 +136,9 @@ class _Attention(nn.Module):
         b, t, _, h, w = x_BtDhw.shape
         normed = self.norm(x_BtDhw)
         q, k, v = (rearrange(conv(normed), f"b t d h w -> {self.rows}") for conv in (self.q, self.k, self.v))
+        if self.is_causal:
+            k = all_so_far(self, k, dim=2, purpose="keys")
+            v = all_so_far(self, v, dim=2, purpose="values")
         attended = _attend(q, k, v, is_causal=self.is_causal)
         y: Tensor = self.proj_out(rearrange(attended, f"{self.rows} -> b t d h w", b=b, t=t, h=h, w=w))
         return x_BtDhw + y
@@ -154,18 +158,24 @@ class TemporalAttention(_Attention):
     """Every pixel attends to the same pixel of its own and all earlier frames.
 
     Costs 4 * h * w * t^2 * D floating-point operations: the past is seen without limit, so the work grows
-    with the square of the clip's length.
+    with the square of the clip's length, and what a stream keeps with its length.
     """
 
     rows = "(b h w) 1 t d"
     is_causal = True
 
 
-def _attend(q_R1LD: Tensor, k_R1LD: Tensor, v_R1LD: Tensor, *, is_causal: bool) -> Tensor:
-    if q_R1LD.shape[0] <= _MAX_ROWS:
-        return F.scaled_dot_product_attention(q_R1LD, k_R1LD, v_R1LD, is_causal=is_causal)
-    pieces = zip(*(torch.split(each, _MAX_ROWS) for each in (q_R1LD, k_R1LD, v_R1LD)), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(q, k, v, is_causal=is_causal) for q, k, v in pieces])
+def _attend(q_R1LD: Tensor, k_R1SD: Tensor, v_R1SD: Tensor, *, is_causal: bool) -> Tensor:
+    num, num_seen = q_R1LD.shape[2], k_R1SD.shape[2]
+    mask_LS = None
+    if (
+        is_causal and num != num_seen
+    ):  # later frames of a stream: torch's causal mask would start at the first
+        mask_LS = torch.ones(num, num_seen, dtype=torch.bool, device=q_R1LD.device).tril(num_seen - num)
+        is_causal = False
+    rows = zip(*(torch.split(each, _MAX_ROWS) for each in (q_R1LD, k_R1SD, v_R1SD)), strict=True)
+    attended = [F.scaled_dot_product_attention(*row, attn_mask=mask_LS, is_causal=is_causal) for row in rows]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 class Middle(nn.Module):
@@ -202,8 +212,8 @@ class HybridDownsample(nn.Module):
             mean = torch.unflatten(F.avg_pool2d(x_BtDhw.flatten(0, 1), 2), 0, x_BtDhw.shape[:2])
             x_BtDhw = self.conv1(x_BtDhw) + mean
         if self.conv2 is not None:
-            before = torch.cat([x_BtDhw[:, :1], x_BtDhw[:, 1::2]], dim=1)
-            x_BtDhw = self.conv2(x_BtDhw) + (before + x_BtDhw[:, ::2]) / 2
+            pairs = lead_in(self, x_BtDhw, 1, dim=1, pad="repeat", stride=2)
+            x_BtDhw = self.conv2(x_BtDhw) + (pairs[:, ::2] + pairs[:, 1::2]) / 2
         y: Tensor = self.conv3(x_BtDhw)
         return y
 
@@ -220,7 +230,7 @@ class HybridUpsample(nn.Module):
     def forward(self, x_BtDhw: Tensor) -> Tensor:
         """Grow; 1 + k frames become 1 + 2k, since the first is not repeated."""
         if self.conv1 is not None:
-            x_BtDhw = x_BtDhw.repeat_interleave(2, dim=1)[:, 1:]
+            x_BtDhw = x_BtDhw.repeat_interleave(2, dim=1)[:, is_first_piece() :]
             x_BtDhw = self.conv1(x_BtDhw) + x_BtDhw
         if self.conv2 is not None:
             x_BtDhw = x_BtDhw.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import PortError
+from zoo.streaming import is_first_piece
 from zoo_tokenizers.cosmos.haar import haar_patches, haar_unpatches
 from zoo_tokenizers.cosmos.layers import (
     FrameNorm,
@@ -98,7 +99,8 @@ class CosmosEncoder(nn.Module):
         """
         s_t, s_h, s_w = self.stride
         size = tuple(x_BCTHW.shape[2:])
-        fits = x_BCTHW.ndim == 5 and min(size) > 0 and (size[0] - 1) % s_t == 0
+        is_first = is_first_piece()
+        fits = x_BCTHW.ndim == 5 and min(size) > 0 and (size[0] - is_first) % s_t == 0
         if not fits or size[1] % s_h or size[2] % s_w:
             raise PortError(
                 f"encoder cosmos got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) with "
@@ -108,7 +110,7 @@ class CosmosEncoder(nn.Module):
             raise PortError(
                 f"encoder cosmos has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
             )
-        h = haar_patches(x_BCTHW, self.patch_size).transpose(1, 2)
+        h = haar_patches(x_BCTHW, self.patch_size, is_first=is_first).transpose(1, 2)
         h = self.conv_in(h)
         for level in self.down:
             h = level(h)
@@ -197,7 +199,7 @@ class CosmosDecoder(nn.Module):
         for level in reversed(self.up):
             h = level(h)
         y_BtDhw: Tensor = self.conv_out(F.silu(self.norm_out(h)))
-        return haar_unpatches(y_BtDhw.transpose(1, 2), self.patch_size)
+        return haar_unpatches(y_BtDhw.transpose(1, 2), self.patch_size, is_first=is_first_piece())
 
 
 class _Level(nn.Module):
