@@ -22,7 +22,7 @@ from zoo.assemblies import Autoencoder
 from zoo.cli.common import INTERRUPTED
 from zoo.data import demo_clips, open_clips, side_by_side, write_video
 from zoo.metrics import psnr
-from zoo.windows import reconstruct_windows
+from zoo.windows import reconstruct_video
 
 RECIPE = "vqvae-video-tiny"
 UNSEEN = "juggle_1.mp4"
@@ -73,7 +73,7 @@ def run(out: Path, *, steps: int | None = None, force: bool = False) -> int:
         return INTERRUPTED
     assert isinstance(result.model, Autoencoder)
     original_CTHW, fps = _unseen_clip(result.model)
-    windows = reconstruct_windows(result.model, original_CTHW.unbind(1))
+    windows = reconstruct_video(result.model, original_CTHW.unbind(1))
     made_CTHW = torch.cat([window.y_CTHW for window in windows], dim=1)
     write_video(out / "original.mp4", original_CTHW, fps, force=True)
     write_video(out / "reconstruction.mp4", made_CTHW, fps, force=True)

@@ -33,7 +33,7 @@ class _Stream:
         part = getattr(model, self.part)
         if not part.causal:
             raise ZooError(
-                f"{self.part} {model.recipe_part(self.part)!r} looks ahead in time, so it cannot stream; take "
+                f"{self.part} {model.recipe_part(self.part)!r} looks ahead in time and cannot stream; take "
                 f"the video in windows that overlap (zoo.windows.reconstruct_video), or a causal model"
             )
         if model.training:
