@@ -40,7 +40,7 @@ def test_windows_are_what_the_model_says_of_each(channels: int) -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(length=st.integers(1, 19), overlap=st.integers(0, 3))
+@given(length=st.integers(1, 19), overlap=st.integers(0, 2))
 def test_windows_that_overlap_fade_into_each_other(length: int, overlap: int) -> None:
     model: Any = zoo.build(TINY, seed=0).eval()
     num = model.recipe.clip.num_frames
@@ -58,13 +58,10 @@ def test_windows_that_overlap_fade_into_each_other(length: int, overlap: int) ->
             seen = model.reconstruct(x_CTHW[None, :, start:end])[0]
         weight = torch.ones(end - start)
         for n in range(overlap):
-            weight[n] *= (n + 1) / (overlap + 1) if start else 1
+            if start:
+                weight[n] *= (n + 1) / (overlap + 1)
             if end < length:
                 weight[-1 - n] *= (n + 1) / (overlap + 1)
-        if (
-            overlap > num // 2
-        ):  # a frame that three windows see: later windows fade into what was made of the others
-            return
         total[:, start:end] += seen * weight[:, None, None]
         weights[start:end] += weight
         if end == length:
