@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -53,3 +54,12 @@ class Tokens(NamedTuple):
     z_BDthw: Tensor | None
     indices_Bqthw: Tensor | None
     size_THW: tuple[int, int, int]
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """Return the tokens on a device."""
+        z_BDthw, i_Bqthw, size_THW = self
+        return Tokens(
+            None if z_BDthw is None else z_BDthw.to(device),
+            None if i_Bqthw is None else i_Bqthw.to(device),
+            size_THW,
+        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from zoo.outputs import Tokens
 if TYPE_CHECKING:
     from zoo.assemblies import Autoencoder
 
-_Pass = Callable[[Tensor | None], tuple[Tensor | None, list[Tokens]]]
+_Item = TypeVar("_Item")
 
 
 class Window(NamedTuple):
@@ -70,37 +70,80 @@ def reconstruct_video(
     Raises:
         ZooError: A number does not fit.
     """
+    overlap = window_overlap(model, overlap)
+    fader, tiles = _Fader(overlap), None
+    for x_CTHW, is_last in _pieces(model, frames, overlap):
+        tiles = tiles or _Tiles(model, x_CTHW, tile, tile_overlap)
+        y_CTHW, tokens, seam = tiles.run(x_CTHW, is_last=is_last)
+        y_CTHW, met = fader.add(y_CTHW, is_last=is_last)
+        x_CTHW = x_CTHW[:, : y_CTHW.shape[1]]
+        yield Window(x_CTHW, y_CTHW, tokens, (seam[0] + met[0], seam[1] + met[1]))
+
+
+def encode_video(model: Autoencoder, frames: Iterable[Tensor], *, overlap: int = 0) -> Iterator[Tokens]:
+    """Encode frames one after the other; each piece's or window's tokens come as soon as they are known.
+
+    Args:
+        model: In evaluation mode.
+        frames: As for `reconstruct_video`.
+        overlap: Frames that neighbouring windows share, for a model that looks ahead.
+    """
+    run = _encode(model)
+    for x_CTHW, is_last in _pieces(model, frames, window_overlap(model, overlap)):
+        yield from run(x_CTHW[None].to(model.last_layer.device))
+        if is_last:
+            yield from run(None)
+
+
+def decode_video(model: Autoencoder, pieces: Iterable[Tokens], *, overlap: int = 0) -> Iterator[Tensor]:
+    """Decode what `encode_video` gave with the same overlap; yields x_CTHW in [-1, 1] on the CPU."""
+    run, fader = _decode(model), _Fader(window_overlap(model, overlap))
+    for tokens, is_last in _mark_last(pieces):
+        x_CTHW = run(tokens.to(model.last_layer.device))[0].float().clamp(-1, 1).cpu()
+        yield fader.add(x_CTHW, is_last=is_last)[0]
+
+
+def window_overlap(model: Autoencoder, overlap: int | None) -> int:
+    """Return how many frames the windows of a model share: a quarter of them when not given, 0 in a stream.
+
+    Raises:
+        ZooError: The model is causal and has no windows, or they are too short.
+    """
     num = model.recipe.clip.num_frames
     if model.causal:
         if overlap:
             raise ZooError(f"{model.name} is causal and takes the video as one stream: there is no overlap")
-        return _streamed(model, _clips(model, frames, _piece_sizes(model, num)), tile, tile_overlap)
+        return 0
     overlap = num // 4 if overlap is None else overlap
     if not 0 <= overlap <= num // 2:
         raise ZooError(f"overlap is {overlap}; it goes from 0 to {num // 2}: windows have {num} frames")
-    return _windowed(model, _clips(model, frames, _repeat(num, num - overlap)), overlap, tile, tile_overlap)
+    return overlap
 
 
-def _piece_sizes(model: Autoencoder, num: int) -> Iterator[int]:
-    lead, s_t = int(model.lead_frame), model.stride[0]
-    later = max(1, (num - lead) // s_t) * s_t
-    return _repeat(lead + later, later)
+def _pieces(model: Autoencoder, frames: Iterable[Tensor], overlap: int) -> Iterator[tuple[Tensor, bool]]:
+    """Stack frames to pieces x_CTHW of a stream, or windows; say of each whether it is the last."""
+    num, s_t = model.recipe.clip.num_frames, model.stride[0]
+    lead = int(model.lead_frame)
+    later = max(1, (num - lead) // s_t) * s_t if model.causal else num - overlap
+    first = lead + later if model.causal else num
+    held: Tensor | None = None
+    for x_CTHW, is_last in _mark_last(_stacked(frames, first, later)):
+        if model.recipe.clip.channels == 1:
+            x_CTHW = to_grey(x_CTHW)
+        if held is not None:
+            x_CTHW = torch.cat([held, x_CTHW], 1)
+        yield x_CTHW, is_last
+        held = x_CTHW[:, x_CTHW.shape[1] - overlap :] if overlap else None
 
 
-def _repeat(first: int, later: int) -> Iterator[int]:
-    yield first
-    while True:
-        yield later
-
-
-def _clips(model: Autoencoder, frames: Iterable[Tensor], sizes: Iterator[int]) -> Iterator[Tensor]:
-    """Stack frames to x_CTHW of the sizes asked for."""
+def _stacked(frames: Iterable[Tensor], first: int, later: int) -> Iterator[Tensor]:
     frames = iter(frames)
     size_HW: tuple[int, ...] | None = None
-    while clip := list(islice(frames, next(sizes))):
+    num = first
+    while clip := list(islice(frames, num)):
         size_HW = size_HW or tuple(clip[0].shape[1:])
-        x_CTHW = torch.stack([_scaled(x_CHW, size_HW) for x_CHW in clip], dim=1)
-        yield to_grey(x_CTHW) if model.recipe.clip.channels == 1 else x_CTHW
+        yield torch.stack([_scaled(x_CHW, size_HW) for x_CHW in clip], dim=1)
+        num = later
 
 
 def _scaled(x_CHW: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -109,75 +152,56 @@ def _scaled(x_CHW: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x_CHW[None], size, mode="bilinear", antialias=True)[0]
 
 
-def _streamed(
-    model: Autoencoder, clips: Iterator[Tensor], tile: int | None, tile_overlap: int | None
-) -> Iterator[Window]:
-    tiles: _Tiles | None = None
-    for x_CTHW, is_last in _mark_last(clips):
-        tiles = tiles or _Tiles(model, x_CTHW, tile, tile_overlap, passes=lambda: _stream(model))
-        y_CTHW, tokens, seam = tiles.run(x_CTHW, is_last=is_last)
-        yield Window(x_CTHW, y_CTHW, tokens, seam)
+def _mark_last(items: Iterable[_Item]) -> Iterator[tuple[_Item, bool]]:
+    before: list[_Item] = []
+    for item in items:
+        if before:
+            yield before.pop(), False
+        before.append(item)
+    if before:
+        yield before.pop(), True
 
 
-def _mark_last(clips: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    before: Tensor | None = None
-    for clip in clips:
-        if before is not None:
-            yield before, False
-        before = clip
-    if before is not None:
-        yield before, True
+def _encode(model: Autoencoder) -> Callable[[Tensor | None], list[Tokens]]:
+    """Return what encodes one piece after the other, and the end when it gets None."""
+    if not model.causal:
+        return torch.no_grad()(lambda x_BCTHW: [] if x_BCTHW is None else [model.encode(x_BCTHW)])
+    stream = model.stream_encoder()
+
+    def run(x_BCTHW: Tensor | None) -> list[Tokens]:
+        tokens = stream.flush() if x_BCTHW is None else stream.push(x_BCTHW)
+        return [] if tokens is None else [tokens]
+
+    return run
 
 
-def _windowed(
-    model: Autoencoder, clips: Iterator[Tensor], overlap: int, tile: int | None, tile_overlap: int | None
-) -> Iterator[Window]:
-    tiles: _Tiles | None = None
-    x_held = y_held = None  # the frames that the next window sees again
-    fade_T = _fade(overlap)[:, None, None]
-    for x_CTHW, is_last in _mark_last(clips):
-        tiles = tiles or _Tiles(model, x_CTHW, tile, tile_overlap, passes=lambda: _whole(model))
-        if x_held is not None:
-            x_CTHW = torch.cat([x_held, x_CTHW], 1)
-        y_CTHW, tokens, seam = tiles.run(x_CTHW, is_last=False)
-        if y_held is not None and overlap:
-            met = y_CTHW[:, :overlap]
-            seam = (seam[0] + float((met - y_held).square().sum()), seam[1] + met.numel())
-            y_CTHW = torch.cat([y_held * (1 - fade_T) + met * fade_T, y_CTHW[:, overlap:]], 1)
-        num = x_CTHW.shape[1] - (0 if is_last else overlap)
-        x_held, y_held = x_CTHW[:, num:], y_CTHW[:, num:]
-        yield Window(x_CTHW[:, :num], y_CTHW[:, :num], tokens, seam)
+def _decode(model: Autoencoder) -> Callable[[Tokens], Tensor]:
+    return model.stream_decoder().push if model.causal else torch.no_grad()(model.decode)
+
+
+class _Fader:
+    """Puts windows one after the other; where two overlap the later one fades in frame by frame."""
+
+    def __init__(self, overlap: int) -> None:
+        self._overlap = overlap
+        self._held: Tensor | None = None
+
+    def add(self, y_CTHW: Tensor, *, is_last: bool) -> tuple[Tensor, tuple[float, int]]:
+        """Return the frames that are settled now, and the seam (see `Window`) with the window before."""
+        seam = (0.0, 0)
+        if self._held is not None:
+            met = y_CTHW[:, : self._overlap]
+            seam = (float((met - self._held).square().sum()), met.numel())
+            faded = torch.lerp(self._held, met, _fade(self._overlap)[:, None, None].expand_as(met))
+            y_CTHW = torch.cat([faded, y_CTHW[:, self._overlap :]], 1)
+        num = y_CTHW.shape[1] - (0 if is_last else self._overlap)
+        self._held = y_CTHW[:, num:] if self._overlap else None
+        return y_CTHW[:, :num], seam
 
 
 def _fade(num: int) -> Tensor:
     """Weights of what comes in, over `num` shared frames or pixels, between 0 and 1."""
     return torch.arange(1, num + 1) / (num + 1)
-
-
-@torch.no_grad()
-def _decoded(model: Autoencoder, x_BCTHW: Tensor) -> tuple[Tensor, Tokens]:
-    tokens = model.encode(x_BCTHW)
-    return model.decode(tokens), tokens
-
-
-def _whole(model: Autoencoder) -> _Pass:
-    def run(x_BCTHW: Tensor | None) -> tuple[Tensor | None, list[Tokens]]:
-        if x_BCTHW is None:
-            return None, []
-        y_BCTHW, tokens = _decoded(model, x_BCTHW)
-        return y_BCTHW, [tokens]
-
-    return run
-
-
-def _stream(model: Autoencoder) -> _Pass:
-    encoder, decoder = model.stream_encoder(), model.stream_decoder()
-
-    def run(x_BCTHW: Tensor | None) -> tuple[Tensor | None, list[Tokens]]:
-        tokens = encoder.flush() if x_BCTHW is None else encoder.push(x_BCTHW)
-        return (None, []) if tokens is None else (decoder.push(tokens), [tokens])
-
-    return run
 
 
 class _Tiles:
@@ -189,8 +213,6 @@ class _Tiles:
         x_CTHW: Tensor,
         tile: int | None,
         overlap: int | None,
-        *,
-        passes: Callable[[], _Pass],
     ) -> None:
         height, width = x_CTHW.shape[2:]
         tile = max(height, width) if tile is None else tile
@@ -206,7 +228,7 @@ class _Tiles:
         self._weights_HW = [
             _weights(row, rows)[:, None] * _weights(column, columns) for row, column in self._spans
         ]
-        self._passes = [passes() for _ in self._spans]
+        self._passes = [(_encode(model), _decode(model)) for _ in self._spans]
         self._device = model.last_layer.device
 
     def run(self, x_CTHW: Tensor, *, is_last: bool) -> tuple[Tensor, list[Tokens], tuple[float, int]]:
@@ -214,12 +236,13 @@ class _Tiles:
         y_CTHW, weight_HW = torch.zeros_like(x_CTHW), torch.zeros(x_CTHW.shape[2:])
         all_tokens: list[Tokens] = []
         squares, shared = 0.0, 0
-        for (row, column), tile_HW, run in zip(self._spans, self._weights_HW, self._passes, strict=True):
-            pieces = [run(x_CTHW[None, :, :, slice(*row), slice(*column)].to(self._device))]
-            pieces += [run(None)] if is_last else []
-            made = [y[0].float().cpu() for y, _ in pieces if y is not None]
-            y_tile = torch.cat(made, 1).clamp(-1, 1)
-            all_tokens += [tokens for _, some in pieces for tokens in some]
+        for (row, column), tile_HW, (encode, decode) in zip(
+            self._spans, self._weights_HW, self._passes, strict=True
+        ):
+            tokens = encode(x_CTHW[None, :, :, slice(*row), slice(*column)].to(self._device))
+            tokens += encode(None) if is_last else []
+            y_tile = torch.cat([decode(piece)[0] for piece in tokens], 1).float().clamp(-1, 1).cpu()
+            all_tokens += tokens
             so_far, weight = y_CTHW[:, :, slice(*row), slice(*column)], weight_HW[slice(*row), slice(*column)]
             met = weight > 0
             if met.any():

@@ -182,7 +182,9 @@ def test_reconstruct_is_what_the_model_says(
     import zoo
     from zoo.data import read_video
 
-    facts = out_json(run_zoo("reconstruct", autoencoder, clip, tmp_path / "out.mp4", "--json"))
+    facts = out_json(
+        run_zoo("reconstruct", autoencoder, clip, tmp_path / "out.mp4", "--overlap", 0, "--json")
+    )
     x_CTHW = read_video(clip).x_CTHW
     model = zoo.load(autoencoder)
     with torch.no_grad():

@@ -21,6 +21,8 @@ COMMANDS = {
     "info": "zoo.cli.info:info",
     "train": "zoo.cli.train:train",
     "reconstruct": "zoo.cli.reconstruct:reconstruct",
+    "encode": "zoo.cli.encode:encode",
+    "decode": "zoo.cli.decode:decode",
     "sample": "zoo.cli.sample:sample",
     "eval": "zoo.cli.eval:eval_command",
     "report": "zoo.cli.report:report",
