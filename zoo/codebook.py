@@ -1,0 +1,140 @@
+"""Reading, filling and reviving a codebook, and how much of it a batch uses; for quantizers of any plugin.
+
+Shapes: B batch, D channels, n positions of the latent grid, N = B*n vectors, K codes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from zoo.nearest import nearest_codes, pieces
+
+
+def count_codes(indices: Tensor, codebook_size: int) -> Tensor:
+    """Count how often each code occurs.
+
+    Args:
+        indices: int64 of any shape, in [0, codebook_size).
+        codebook_size: Number of codes K.
+
+    Returns:
+        counts_K, float32 (exact up to 2**24 of one code), on the device of the indices.
+    """
+    indices_N = indices.flatten()
+    ones_N = torch.ones(indices_N.shape, device=indices_N.device)
+    return torch.zeros(codebook_size, device=indices_N.device).index_add_(0, indices_N, ones_N)
+
+
+def code_stats(counts_K: Tensor) -> dict[str, Tensor]:
+    """Summarise the counts of a batch.
+
+    Returns:
+        `perplexity`, e to the entropy of the codes in nats: 1 when one code is used, K when all
+        are used alike; `usage`, the fraction of codes that occur, in [0, 1].
+    """
+    p_K = counts_K / counts_K.sum()
+    perplexity = torch.exp(torch.special.entr(p_K).sum())
+    return {"perplexity": perplexity, "usage": (counts_K > 0).float().mean()}
+
+
+def look_up(codes_KD: Tensor, indices_Bn: Tensor) -> Tensor:
+    """Return z_BDn, the code of every index; no gradient to the codes."""
+    codes_KD = codes_KD.detach()
+    (b, n), d = indices_Bn.shape, codes_KD.shape[1]
+    z_BDn = codes_KD.new_empty(b, d, n)
+    # Piece by piece: gathering all rows before transposing them would hold the result twice.
+    for clips, places in pieces(z_BDn):
+        codes_bnD = F.embedding(indices_Bn[clips, places], codes_KD)
+        z_BDn[clips, :, places] = rearrange(codes_bnD, "b n d -> b d n")
+    return z_BDn
+
+
+def on_grid(z_BDn: Tensor, grid: torch.Size) -> Tensor:
+    """Return z_BDthw, the positions n laid out on the grid (t, h, w) again."""
+    return z_BDn.reshape(*z_BDn.shape[:2], *grid)
+
+
+def sum_by_code(z_BDn: Tensor, indices_Bn: Tensor, codebook_size: int) -> Tensor:
+    """Return sums_KD, for every code the sum of the vectors it was given; over this process."""
+    sums_KD = z_BDn.new_zeros(codebook_size, z_BDn.shape[1])
+    for clips, places in pieces(z_BDn):
+        z_ND = rearrange(z_BDn[clips, :, places], "b d n -> (b n) d").contiguous()
+        sums_KD.index_add_(0, indices_Bn[clips, places].flatten(), z_ND)
+    return sums_KD
+
+
+def draw_vectors(z_BDn: Tensor, num: int) -> Tensor:
+    """Draw vectors_KD of the batch without repeats, or jittered repeats where it has too few.
+
+    Draws from torch's global generator. Across processes all get those of rank 0.
+    """
+    b, d, n = z_BDn.shape
+    order_N = torch.randperm(b * n, device=z_BDn.device)
+    chosen_K = order_N.repeat(-(-num // (b * n)))[:num]
+    vectors_KD = z_BDn[chosen_K // n, :, chosen_K % n]
+    if num > b * n:
+        vectors_KD = vectors_KD + torch.randn_like(vectors_KD) * (0.01 / d**0.5)
+    if distributed():
+        vectors_KD = vectors_KD.contiguous()
+        dist.broadcast(vectors_KD, 0)
+    return vectors_KD
+
+
+@torch.no_grad()
+def k_means(z_BDn: Tensor, num: int, *, steps: int, cosine: bool = False) -> tuple[Tensor, Tensor]:
+    """Cluster the vectors of a batch, over all processes, starting from drawn ones.
+
+    Args:
+        z_BDn: Vectors; of length 1 when `cosine`.
+        num: Number of clusters K.
+        steps: Rounds of assigning and averaging, at least 1.
+        cosine: Assign by inner product, and give the means length 1.
+
+    Returns:
+        means_KD and counts_K, how many vectors each was the mean of; an empty cluster keeps its place.
+    """
+    means_KD = draw_vectors(z_BDn, num)
+    if cosine:
+        means_KD = F.normalize(means_KD, dim=1)
+    for _ in range(steps):
+        indices_Bn = nearest_codes(z_BDn, means_KD, means_KD.new_zeros(num) if cosine else None)
+        counts_K, sums_KD = count_and_sum(z_BDn, indices_Bn, num)
+        new_KD = sums_KD / counts_K.clamp(min=1)[:, None].to(sums_KD.dtype)
+        if cosine:
+            new_KD = F.normalize(new_KD, dim=1)
+        means_KD = torch.where(counts_K[:, None] > 0, new_KD, means_KD)
+    return means_KD, counts_K
+
+
+def count_and_sum(z_BDn: Tensor, indices_Bn: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
+    """Return counts_K and sums_KD of the vectors that each code was given, over all processes."""
+    counts_K = everywhere(count_codes(indices_Bn, codebook_size))
+    return counts_K, everywhere(sum_by_code(z_BDn, indices_Bn, codebook_size))
+
+
+def move_averages(N_K: Tensor, z_avg_KD: Tensor, z_BDn: Tensor, indices_Bn: Tensor, *, decay: float) -> None:
+    """Move the averages of counts and sums towards those of a batch, over all processes.
+
+    Source: https://arxiv.org/abs/1711.00937 (appendix A.1)
+    """
+    counts_K, sums_KD = count_and_sum(z_BDn, indices_Bn, N_K.shape[0])
+    N_K.mul_(decay).add_(counts_K, alpha=1 - decay)
+    z_avg_KD.mul_(decay).add_(sums_KD, alpha=1 - decay)
+
+
+def everywhere(total: Tensor) -> Tensor:
+    """Return the sum over all processes, as a new tensor where there are several."""
+    if not distributed():
+        return total
+    total = total.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized()
