@@ -18,6 +18,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -137,6 +138,33 @@ def training_works(size: int, device: torch.device, peers: list[str], only: str)
     return works
 
 
+def fsq_works(device: torch.device, peers: list[str], only: str) -> list[Work]:
+    """65,536 vectors of 6 channels: forward pass, and with the backward pass."""
+    name = "FSQ 65536 x 6"
+    levels = [8, 8, 8, 5, 5, 5]
+    ours: Any = zoo.build_part("quantizer", "fsq", levels=levels).to(device).train()
+    z = torch.randn(1, 6, 64, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    rows = z.flatten(2).transpose(1, 2).contiguous().requires_grad_()
+    z.requires_grad_()
+    forwards: dict[str, Run] = {}
+    steps: dict[str, Run] = {}
+    if "vector-quantize-pytorch" in peers:
+        from vector_quantize_pytorch import FSQ
+
+        peer: Any = FSQ(levels).to(device).train()
+        require_same(peer(rows)[1], ours(z).indices_Bqthw)
+        forwards["vector-quantize-pytorch"] = without_gradients(lambda: peer(rows))
+        steps["vector-quantize-pytorch"] = step(
+            peer, rows, lambda out: (out[0], out[0].new_zeros(()), out[1])
+        )
+    mine = step(ours, z, lambda out: (out.z_BDthw, out.loss, out.indices_Bqthw))
+    works = [
+        Work(f"{name}, forward", without_gradients(lambda: ours(z)), forwards, 1.8),
+        Work(f"{name}, with backward", mine, steps, 2.5),
+    ]
+    return [work for work in works if only in work.name]
+
+
 def step(part: nn.Module, z: Tensor, take: Callable[[Any], tuple[Tensor, Tensor, Tensor]]) -> Run:
     """Return a function that trains one step without an optimiser, and gives the indices."""
     gradient = torch.ones_like(z)
@@ -145,7 +173,11 @@ def step(part: nn.Module, z: Tensor, take: Callable[[Any], tuple[Tensor, Tensor,
         z.grad = None
         part.zero_grad(set_to_none=True)
         quantized, loss, indices = take(part(z))
-        torch.autograd.backward([quantized, loss], [gradient.view_as(quantized), torch.ones_like(loss)])
+        ends, gradients = [quantized], [gradient.view_as(quantized)]
+        if loss.requires_grad:  # a quantizer without a codebook has none
+            ends.append(loss)
+            gradients.append(torch.ones_like(loss))
+        torch.autograd.backward(ends, gradients)
         return indices
 
     return run
@@ -188,14 +220,15 @@ def main(arguments: list[str] | None = None) -> None:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads of {cores} cores, {where}")
     print(", ".join(f"{name} {version(name) if name in peers else 'left out'}" for name in PEERS))
-    for size in options.sizes:
-        for make in (lookup_works, training_works):
-            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-                warnings.simplefilter("ignore")
-                works = make(size, device, peers, options.only)
-            rows = [(work, measure(work, rounds=options.rounds, device=device)) for work in works]
-            if rows:
-                print(table(rows), flush=True)
+    makers: list[Callable[[torch.device, list[str], str], list[Work]]]
+    makers = [partial(make, size) for size in options.sizes for make in (lookup_works, training_works)]
+    for maker in (*makers, fsq_works):
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            works = maker(device, peers, options.only)
+        rows = [(work, measure(work, rounds=options.rounds, device=device)) for work in works]
+        if rows:
+            print(table(rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -36,21 +36,21 @@ def code_stats(counts_K: Tensor) -> dict[str, Tensor]:
         `perplexity`, e to the entropy of the codes in nats: 1 when one code is used, K when all
         are used alike; `usage`, the fraction of codes that occur, in [0, 1].
     """
-    p_K = counts_K / counts_K.sum()
-    perplexity = torch.exp(torch.special.entr(p_K).sum())
-    return {"perplexity": perplexity, "usage": (counts_K > 0).float().mean()}
+    num = counts_K.sum()
+    # Unlike p log p, which has to step around 0, a logarithm of counts is vectorised.
+    entropy = num.log() - (counts_K * counts_K.clamp(min=1).log()).sum() / num
+    return {"perplexity": entropy.exp(), "usage": (counts_K > 0).float().mean()}
 
 
 def look_up(codes_KD: Tensor, indices_Bn: Tensor) -> Tensor:
     """Return z_BDn, the code of every index; no gradient to the codes."""
     codes_KD = codes_KD.detach()
-    (b, n), d = indices_Bn.shape, codes_KD.shape[1]
-    z_BDn = codes_KD.new_empty(b, d, n)
-    # Piece by piece: gathering all rows before transposing them would hold the result twice.
-    for clips, places in pieces(z_BDn):
-        codes_bnD = F.embedding(indices_Bn[clips, places], codes_KD)
-        z_BDn[clips, :, places] = rearrange(codes_bnD, "b n d -> b d n")
-    return z_BDn
+    (b, n), (k, d) = indices_Bn.shape, codes_KD.shape
+    if b * n < k // 2:
+        return rearrange(F.embedding(indices_Bn, codes_KD), "b n d -> b d n").contiguous()
+    # A channel at a time reads and writes near by; whole codes would have to be transposed afterwards.
+    codes_BDK = codes_KD.t().contiguous().expand(b, d, k)
+    return codes_BDK.gather(2, indices_Bn[:, None].expand(b, d, n))
 
 
 def on_grid(z_BDn: Tensor, grid: torch.Size) -> Tensor:
@@ -60,11 +60,11 @@ def on_grid(z_BDn: Tensor, grid: torch.Size) -> Tensor:
 
 def sum_by_code(z_BDn: Tensor, indices_Bn: Tensor, codebook_size: int) -> Tensor:
     """Return sums_KD, for every code the sum of the vectors it was given; over this process."""
-    sums_KD = z_BDn.new_zeros(codebook_size, z_BDn.shape[1])
+    sums_DK = z_BDn.new_zeros(z_BDn.shape[1], codebook_size)
     for clips, places in pieces(z_BDn):
-        z_ND = rearrange(z_BDn[clips, :, places], "b d n -> (b n) d").contiguous()
-        sums_KD.index_add_(0, indices_Bn[clips, places].flatten(), z_ND)
-    return sums_KD
+        z_DN = rearrange(z_BDn[clips, :, places], "b d n -> d (b n)")
+        sums_DK.index_add_(1, indices_Bn[clips, places].flatten(), z_DN)
+    return sums_DK.t().contiguous()
 
 
 def draw_vectors(z_BDn: Tensor, num: int) -> Tensor:

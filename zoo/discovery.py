@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from zoo import hookspecs
+from zoo.converters import Converter, OfferedConverter
 from zoo.errors import PluginError, UnknownNameError, ZooError
 from zoo.parts import KINDS, Kind, Part, PartSpec
 
@@ -65,6 +66,7 @@ class Catalogue:
         plugins: The plugins that loaded, ours first.
         parts: The parts they offer.
         recipes: Recipe sources by name.
+        converters: What they convert from weights published elsewhere.
         problems: What could not be used, and why.
     """
 
@@ -72,6 +74,7 @@ class Catalogue:
         self.plugins: list[Plugin] = []
         self.parts: list[Part] = []
         self.recipes: dict[str, RecipeSource] = {}
+        self.converters: list[OfferedConverter] = []
         self.problems: list[Problem] = []
         self.manager = pluggy.PluginManager("zoo")
         self.manager.add_hookspecs(hookspecs)
@@ -154,6 +157,10 @@ def catalogue() -> Catalogue:
         with isolated(result, plugin, "zoo_parts"):
             for spec in _sequence(offered, "zoo_parts", "PartSpec"):
                 _add_part(result, plugin, spec)
+    for plugin, offered in result.call("zoo_converters", api_version=hookspecs.API_VERSION):
+        with isolated(result, plugin, "zoo_converters"):
+            for spec in _sequence(offered, "zoo_converters", "Converter"):
+                _add_converter(result, plugin, spec)
     for plugin, offered in result.call("zoo_recipes"):
         with isolated(result, plugin, "zoo_recipes"):
             for path in _sequence(offered, "zoo_recipes", "paths"):
@@ -244,6 +251,19 @@ def _add_part(result: Catalogue, plugin: Plugin, spec: Any) -> None:
                     )
                 return
         result.parts.append(part)
+
+
+def _add_converter(result: Catalogue, plugin: Plugin, spec: Any) -> None:
+    with isolated(result, plugin, "zoo_converters"):
+        if not isinstance(spec, Converter):
+            raise PluginError(
+                f"zoo_converters returned a {type(spec).__name__}; it must return Converter objects"
+            )
+        twin = next((other for other in result.converters if other.name == spec.name), None)
+        if twin is not None and twin.spec != spec:
+            raise PluginError(f"converter {spec.name!r} is taken by {twin.distribution}; rename it")
+        if twin is None:
+            result.converters.append(OfferedConverter(spec, plugin.name, plugin.distribution))
 
 
 def _add_recipe_file(result: Catalogue, plugin: Plugin, path: Path) -> None:

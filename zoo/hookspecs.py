@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from zoo.converters import Converter
     from zoo.parts import PartSpec
 
-API_VERSION = 1
+API_VERSION = 2
 """Version of this contract. It grows when a hook or a part attribute is added or changed."""
 
 ENTRY_POINT_GROUP = "zoo"
@@ -50,6 +51,18 @@ def zoo_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
 
     Returns:
         Paths of registry files (YAML, see docs/recipe-schema.md) inside the plugin's package.
+    """
+
+
+@hookspec
+def zoo_converters(api_version: int) -> Iterable[Converter]:  # type: ignore[empty-body]
+    """Offer converters of weights that are published elsewhere (since version 2).
+
+    Args:
+        api_version: `API_VERSION` of the running zoo; a plugin may offer less to an older one.
+
+    Returns:
+        One `zoo.converters.Converter` per family. Targets are strings and are imported on first use.
     """
 
 

@@ -111,14 +111,14 @@ def load(reference: str | Path, *, device: str | torch.device | None = None) -> 
 def _plan(folder: Path, config: Mapping[str, Any]) -> Plan:
     """Plan the model of a folder, naming the folder, and what to install, when that fails."""
     try:
-        return plan(_not_pretrained(config["recipe"]))
+        return plan(not_pretrained(config["recipe"]))
     except UnknownNameError as error:
         raise WeightsError(f"{folder}: {error}\n{_install_line(config)}") from error
     except ZooError as error:
         raise WeightsError(f"{folder / CONFIG}: {error}") from error
 
 
-def _not_pretrained(recipe: dict[str, Any]) -> dict[str, Any]:
+def not_pretrained(recipe: dict[str, Any]) -> dict[str, Any]:
     """Switch off the option `pretrained` of every part: its weights are about to be replaced anyway."""
 
     def switch(part: Any) -> Any:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from zoo.converters import Converter
 from zoo.hookspecs import hookimpl
 from zoo.parts import PartSpec
 
 MOCOGAN = "https://arxiv.org/abs/1707.04993"
 PATCHGAN = "https://arxiv.org/abs/1611.07004"
+
+
+@hookimpl
+def zoo_converters(api_version: int) -> list[Converter]:
+    """Offer the converter of MoCoGAN."""
+    return [
+        Converter(
+            "mocogan",
+            "zoo_gan.mocogan_weights:map_mocogan_state_dict",
+            recipes=("gan-video-*",),
+            summary="MoCoGANs of the authors' training code: generator_*.pytorch, discriminators beside it.",
+            source="https://github.com/sergeytulyakov/mocogan",
+            arguments={"num_categories": "generator.num_categories", "discriminators": "discriminator.use"},
+        )
+    ]
 
 
 @hookimpl

@@ -7,7 +7,7 @@ state dict that was read safely.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +38,8 @@ class Published(NamedTuple):
     options: dict[str, Any]
     weights: dict[str, Tensor]
 
+
+_LANDMARK = "recurrent.weight_hh"
 
 # Axes of the kernel and position of the last layer -> the discriminator with that layout.
 _DISCRIMINATORS: dict[tuple[int, int], tuple[str, type[nn.Module]]] = {
@@ -108,6 +110,55 @@ def read_discriminator(state: Mapping[str, Tensor]) -> Published:
         for (axes, last), (name, _) in _DISCRIMINATORS.items()
     )
     raise WeightsError(f"not a MoCoGAN discriminator: its last layer is one of {wanted}; {_found(state)}")
+
+
+def map_mocogan_state_dict(
+    state: Mapping[str, Tensor],
+    *,
+    num_categories: int = 6,
+    discriminators: Sequence[str] = (),
+    prefix: str | None = None,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename the weights of a published MoCoGAN to those of our GAN.
+
+    Args:
+        state: Names to tensors of the generator; or of generator and discriminators, each under a prefix.
+        num_categories: What it was trained with; the weights only tell content and categories together.
+        discriminators: Names of the parts that our GAN has. They are filled when there is exactly one
+            published network for each, and otherwise none is.
+        prefix: Which generator to take where there are several.
+
+    Returns:
+        Our names to tensors, and the sorted names of `state` that have no place.
+
+    Raises:
+        WeightsError: There is no such generator, several are, or a name or shape does not fit.
+    """
+    if prefix is None:
+        found = sorted(n.removesuffix(_LANDMARK) for n in state if f".{n}".endswith(f".{_LANDMARK}"))
+        if len(found) > 1:
+            raise WeightsError(
+                f"these weights hold {len(found)} MoCoGAN generators; choose one by prefix={found[0]!r} "
+                f"(there are {', '.join(map(repr, found))})"
+            )
+        prefix = found[0] if found else ""
+    inside = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
+    generator = read_generator(
+        {short: state[name] for short, name in inside.items()}, num_categories=num_categories
+    )
+    mapped = {f"generator.{name}": tensor for name, tensor in generator.weights.items()}
+    rest = [name for name in state if name not in inside.values()]
+    judges = {}
+    for head in sorted({name.partition("main.")[0] for name in rest if f".{name}".find(".main.") >= 0}):
+        under = {name.removeprefix(head): state[name] for name in rest if name.startswith(head)}
+        published = read_discriminator(under)
+        judges[published.name] = (head, published)
+    if judges and sorted(judges) == sorted(discriminators):
+        for i, name in enumerate(discriminators):
+            head, published = judges[name]
+            mapped |= {f"discriminator.{i}.{key}": value for key, value in published.weights.items()}
+            rest = [name for name in rest if not name.startswith(head)]
+    return mapped, sorted(rest)
 
 
 def _kernels(state: Mapping[str, Tensor], *, num_axes: int) -> dict[int, Tensor]:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
-from zoo_quantizers.binary import batch_entropy, bits_to_indices, indices_to_signs, sample_entropy
-from zoo_quantizers.checks import require_at_least_zero, require_indices, require_latent
-from zoo_quantizers.rvq import level_stats
-from zoo_quantizers.sign_checks import require_bits
+from zoo_quantizers.binary import indices_to_signs
+from zoo_quantizers.checks import require_indices, require_latent
+from zoo_quantizers.sign_codes import SignCodes
 
 
-class BSQ(nn.Module):
+class BSQ(SignCodes):
     """Gives every latent vector length 1 and replaces it by its signs / sqrt(D), also of length 1.
 
     The entropy loss is that of `lfq`, with bits of probability sigmoid(4 * inverse_temperature * z / sqrt(D))
@@ -41,10 +39,6 @@ class BSQ(nn.Module):
         RecipeError: An option is out of range.
     """
 
-    continuous = False
-
-    dtype_anchor: Tensor
-
     def __init__(
         self,
         *,
@@ -56,25 +50,16 @@ class BSQ(nn.Module):
         commitment: float = 0.0,
         inverse_temperature: float = 1.0,
     ) -> None:
-        super().__init__()
-        require_bits("bsq", num_bits=num_bits, num_codebooks=num_codebooks, group_size=group_size)
-        require_at_least_zero(
+        super().__init__(
             "bsq",
+            num_bits=num_bits,
+            num_codebooks=num_codebooks,
+            group_size=group_size,
             entropy_weight=entropy_weight,
             diversity=diversity,
             commitment=commitment,
             inverse_temperature=inverse_temperature,
         )
-        self.latent_dim = num_bits
-        self.num_codebooks = num_codebooks
-        self.codebook_size = 2 ** (num_bits // num_codebooks)
-        self.group_size = group_size
-        self.entropy_weight = entropy_weight
-        self.diversity = diversity
-        self.commitment = commitment
-        self.inverse_temperature = inverse_temperature
-        # Empty: it only follows `.to(dtype)`, so that the output has the type of the model's weights.
-        self.register_buffer("dtype_anchor", torch.empty(0), persistent=False)
 
     def forward(self, z_BDthw: Tensor) -> Quantized:
         """Quantize.
@@ -95,20 +80,12 @@ class BSQ(nn.Module):
             # The floor keeps the gradient of a vector of zeros finite.
             unit_BDthw = F.normalize(at_least_fp32(z_BDthw), dim=1, eps=1e-6)
             positive_BDthw = unit_BDthw.detach() > 0
-            indices_Bqthw = bits_to_indices(positive_BDthw, self.num_codebooks)
             codes_BDthw = (2 * positive_BDthw.to(unit_BDthw.dtype) - 1) * self.latent_dim**-0.5
             # unit - unit is exactly 0: the value is exactly the code.
             out_BDthw = codes_BDthw + (unit_BDthw - unit_BDthw.detach())
-            loss = self.commitment * (unit_BDthw - codes_BDthw).square().sum(dim=1).mean()
             logits_BDthw = (4 * self.inverse_temperature * self.latent_dim**-0.5) * unit_BDthw
-            per_sample = sample_entropy(logits_BDthw, dim=1)
-            if self.training and self.entropy_weight:
-                of_batch = batch_entropy(
-                    rearrange(logits_BDthw, "b (G g) t h w -> (b t h w) G g", g=self.group_size)
-                )
-                loss = loss + self.entropy_weight * (per_sample - self.diversity * of_batch)
-            stats = level_stats(indices_Bqthw.flatten(2), self.codebook_size)
-            stats["sample_entropy"] = per_sample.detach()
+            indices_Bqthw, entropy_loss, stats = self._describe(positive_BDthw, logits_BDthw)
+            loss = self.commitment * (unit_BDthw - codes_BDthw).square().sum(dim=1).mean() + entropy_loss
         return Quantized(out_BDthw.to(self.dtype_anchor.dtype), indices_Bqthw, loss, stats)
 
     def lookup(self, indices_Bqthw: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Tensor
 from zoo.errors import PortError, RecipeError
 
 
-def require_latent(name: str, z_BDthw: Tensor, latent_dim: int) -> None:
-    """Raise `PortError` unless the latent is (B, latent_dim, t, h, w)."""
-    if z_BDthw.ndim != 5 or z_BDthw.shape[1] != latent_dim:
+def require_latent(name: str, z_BDthw: Tensor, width: int, meaning: str = "latent_dim") -> None:
+    """Raise `PortError` unless the latent is (B, width, t, h, w); `meaning` says where the width is from."""
+    if z_BDthw.ndim != 5 or z_BDthw.shape[1] != width:
         raise PortError(
             f"quantizer {name} got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-            f"with D = latent_dim = {latent_dim}"
+            f"with D = {meaning} = {width}"
         )
 
 
@@ -35,6 +35,13 @@ def require_sizes(name: str, *, codebook_size: int, latent_dim: int) -> None:
             f"quantizer {name}: codebook_size is {codebook_size} and latent_dim {latent_dim}; "
             "they must be at least 2 and 1, such as codebook_size=1024, latent_dim=256"
         )
+
+
+def require_count(name: str, **options: int) -> None:
+    """Raise `RecipeError` when one of the options is less than 1."""
+    for option, value in options.items():
+        if value < 1:
+            raise RecipeError(f"quantizer {name}: {option} is {value}; it must be at least 1, such as 16")
 
 
 def require_at_least_zero(name: str, **options: float) -> None:

@@ -9,11 +9,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.code_gradients import straight_through
 from zoo.errors import RecipeError
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
 from zoo_quantizers.checks import require_latent, require_sizes
-from zoo_quantizers.gradients import straight_through
 from zoo_quantizers.residual import ResidualCodes, commitment_loss, draw_depths
 from zoo_quantizers.rvq import level_stats, require_prefix, require_residual
 

@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.codebook import code_stats, count_codes, look_up, on_grid
 from zoo.errors import RecipeError
+from zoo.nearest import nearest_codes
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
 from zoo_quantizers.checks import require_at_least_zero, require_indices, require_latent, require_sizes
-from zoo_quantizers.code_stats import code_stats, count_codes
-from zoo_quantizers.codebook import look_up, on_grid
-from zoo_quantizers.nearest import nearest_codes
 from zoo_quantizers.recompute import in_pieces
 
 

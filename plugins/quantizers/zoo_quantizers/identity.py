@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zoo.errors import RecipeError
 from zoo.outputs import Quantized
-from zoo_quantizers.checks import require_latent
+from zoo_quantizers.checks import require_count, require_latent
 
 
 class Identity(nn.Module):
@@ -28,10 +27,7 @@ class Identity(nn.Module):
 
     def __init__(self, *, latent_dim: int = 16) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise RecipeError(
-                f"quantizer identity: latent_dim is {latent_dim}; it must be at least 1, such as 16"
-            )
+        require_count("identity", latent_dim=latent_dim)
         self.latent_dim = latent_dim
 
     def forward(self, z_BDthw: Tensor) -> Quantized:

@@ -5,20 +5,17 @@ Shapes: B batch, D latent channels (one per bit), t h w the latent grid, q codeb
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
-from zoo_quantizers.binary import batch_entropy, bits_to_indices, indices_to_signs, sample_entropy
-from zoo_quantizers.checks import require_at_least_zero, require_indices, require_latent
-from zoo_quantizers.rvq import level_stats
-from zoo_quantizers.sign_checks import require_bits
+from zoo_quantizers.binary import indices_to_signs
+from zoo_quantizers.checks import require_indices, require_latent
+from zoo_quantizers.sign_codes import SignCodes
 
 
-class LFQ(nn.Module):
+class LFQ(SignCodes):
     """Replaces every channel by its sign, -1 (also for 0) or 1; no codebook to learn or to look up.
 
     The entropy loss asks every token to be sure of its code and the batch to use all codes alike. Under soft
@@ -41,10 +38,6 @@ class LFQ(nn.Module):
         RecipeError: An option is out of range.
     """
 
-    continuous = False
-
-    dtype_anchor: Tensor
-
     def __init__(
         self,
         *,
@@ -55,24 +48,16 @@ class LFQ(nn.Module):
         commitment: float = 0.25,
         inverse_temperature: float = 100.0,
     ) -> None:
-        super().__init__()
-        require_bits("lfq", num_bits=num_bits, num_codebooks=num_codebooks, group_size=num_bits)
-        require_at_least_zero(
+        super().__init__(
             "lfq",
+            num_bits=num_bits,
+            num_codebooks=num_codebooks,
+            group_size=num_bits,
             entropy_weight=entropy_weight,
             diversity=diversity,
             commitment=commitment,
             inverse_temperature=inverse_temperature,
         )
-        self.latent_dim = num_bits
-        self.num_codebooks = num_codebooks
-        self.codebook_size = 2 ** (num_bits // num_codebooks)
-        self.entropy_weight = entropy_weight
-        self.diversity = diversity
-        self.commitment = commitment
-        self.inverse_temperature = inverse_temperature
-        # Empty: it only follows `.to(dtype)`, so that the output has the type of the model's weights.
-        self.register_buffer("dtype_anchor", torch.empty(0), persistent=False)
 
     def forward(self, z_BDthw: Tensor) -> Quantized:
         """Quantize.
@@ -95,15 +80,9 @@ class LFQ(nn.Module):
             signs_BDthw = 2 * positive_BDthw.to(z_BDthw.dtype) - 1
             # z - z is exactly 0: the value is exactly the sign and the gradient exactly that of z.
             out_BDthw = signs_BDthw + (z_BDthw - z_BDthw.detach())
-            indices_Bqthw = bits_to_indices(positive_BDthw, self.num_codebooks)
-            loss = self.commitment * F.mse_loss(z_BDthw, signs_BDthw)
             logits_BDthw = 4 * self.inverse_temperature * z_BDthw
-            per_sample = sample_entropy(logits_BDthw, dim=1)
-            if self.training and self.entropy_weight:
-                of_batch = batch_entropy(rearrange(logits_BDthw, "b d t h w -> (b t h w) 1 d"))
-                loss = loss + self.entropy_weight * (per_sample - self.diversity * of_batch)
-            stats = level_stats(indices_Bqthw.flatten(2), self.codebook_size)
-            stats["sample_entropy"] = per_sample.detach()
+            indices_Bqthw, entropy_loss, stats = self._describe(positive_BDthw, logits_BDthw)
+            loss = self.commitment * F.mse_loss(z_BDthw, signs_BDthw) + entropy_loss
         return Quantized(out_BDthw.to(self.dtype_anchor.dtype), indices_Bqthw, loss, stats)
 
     def lookup(self, indices_Bqthw: Tensor) -> Tensor:

@@ -104,6 +104,15 @@ def zoo_parts(api_version: int) -> Iterable[PartSpec]:
         ),
         PartSpec(
             "quantizer",
+            "kl",
+            "zoo_quantizers.kl:KL",
+            "Continuous bottleneck of latent diffusion: the latent is a Gaussian's mean and log-variance.",
+            example={"latent_dim": 4},
+            paper="https://arxiv.org/abs/2112.10752",
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "quantizer",
             "identity",
             "zoo_quantizers.identity:Identity",
             "No bottleneck: the latent goes on as it is, the upper bound for any quantizer.",

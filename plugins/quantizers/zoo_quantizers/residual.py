@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo_quantizers.codebook import count_and_sum, draw_vectors, k_means, look_up
-from zoo_quantizers.nearest import nearest_codes
+from zoo.codebook import draw_vectors, k_means, look_up, move_averages
+from zoo.nearest import nearest_codes
 
 _SMOOTHING = 1e-5
 """Added to every count, so that an unused code stays finite; the value of SoundStream's ports."""
@@ -67,9 +67,7 @@ class EMALevel(nn.Module):
     def move(self, z_BDn: Tensor, indices_Bn: Tensor, *, decay: float) -> None:
         """Move the averages towards the vectors of a batch, and the codes to the averages."""
         num = self.embeddings.shape[0]
-        counts_K, sums_KD = count_and_sum(z_BDn, indices_Bn, num)
-        self.N.mul_(decay).add_(counts_K, alpha=1 - decay)
-        self.z_avg.mul_(decay).add_(sums_KD, alpha=1 - decay)
+        move_averages(self.N, self.z_avg, z_BDn, indices_Bn, decay=decay)
         total = self.N.sum()
         smoothed_K = (self.N + _SMOOTHING) / (total + num * _SMOOTHING) * total
         self.embeddings.copy_(self.z_avg / smoothed_K[:, None])

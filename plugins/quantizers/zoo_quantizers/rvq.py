@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zoo.code_gradients import straight_through
+from zoo.codebook import code_stats, count_codes
 from zoo.errors import PortError, RecipeError
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
 from zoo_quantizers.checks import require_at_least_zero, require_decay, require_latent, require_sizes
-from zoo_quantizers.code_stats import code_stats, count_codes
-from zoo_quantizers.gradients import straight_through
 from zoo_quantizers.residual import ResidualCodes, commitment_loss, draw_depths
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zoo.code_gradients import pull, straight_through
+from zoo.codebook import code_stats, count_codes, draw_vectors, everywhere, k_means, look_up, on_grid
+from zoo.nearest import nearest_codes
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
 from zoo_quantizers.checks import (
@@ -17,10 +20,6 @@ from zoo_quantizers.checks import (
     require_latent,
     require_sizes,
 )
-from zoo_quantizers.code_stats import code_stats, count_codes
-from zoo_quantizers.codebook import draw_vectors, everywhere, k_means, look_up, on_grid
-from zoo_quantizers.gradients import pull, straight_through
-from zoo_quantizers.nearest import nearest_codes
 
 
 class VQ(nn.Module):

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.code_gradients import pull, straight_through
+from zoo.codebook import code_stats, count_codes, draw_vectors, k_means, look_up, move_averages, on_grid
+from zoo.nearest import nearest_codes
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
 from zoo_quantizers.checks import (
@@ -18,10 +21,6 @@ from zoo_quantizers.checks import (
     require_latent,
     require_sizes,
 )
-from zoo_quantizers.code_stats import code_stats, count_codes
-from zoo_quantizers.codebook import count_and_sum, draw_vectors, k_means, look_up, on_grid
-from zoo_quantizers.gradients import pull, straight_through
-from zoo_quantizers.nearest import nearest_codes
 
 
 class CosineVQ(nn.Module):
@@ -136,16 +135,14 @@ class CosineVQ(nn.Module):
     @torch.no_grad()
     def _move(self, z_BDn: Tensor, indices_Bn: Tensor) -> Tensor:
         """Update the averages and the codes; returns the number of codes restarted."""
-        counts_K, sums_KD = count_and_sum(z_BDn, indices_Bn, self.codebook_size)
-        self.N.mul_(self.decay).add_(counts_K, alpha=1 - self.decay)
-        self.z_avg.mul_(self.decay).add_(sums_KD, alpha=1 - self.decay)
+        move_averages(self.N, self.z_avg, z_BDn, indices_Bn, decay=self.decay)
         norms_K1 = self.z_avg.norm(dim=1, keepdim=True)
         # A code that never got a vector has a sum of 0, which has no direction.
         self.embeddings.copy_(
             torch.where(norms_K1 > 1e-12, self.z_avg / norms_K1.clamp(min=1e-12), self.embeddings)
         )
         if self.restart_below == 0:
-            return counts_K.new_zeros(())
+            return z_BDn.new_zeros((), dtype=torch.float32)
         dead_K = self.N.lt(self.restart_below)
         drawn_KD = F.normalize(draw_vectors(z_BDn, self.codebook_size), dim=1)
         self.embeddings.copy_(torch.where(dead_K[:, None], drawn_KD, self.embeddings))

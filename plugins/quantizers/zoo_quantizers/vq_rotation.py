@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from zoo_quantizers.gradients import rotated
+from zoo.code_gradients import rotated
 from zoo_quantizers.vq import VQ
 
 

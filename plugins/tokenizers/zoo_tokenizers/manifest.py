@@ -8,17 +8,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from zoo.converters import Converter
 from zoo.hookspecs import hookimpl
 from zoo.parts import PartSpec
-from zoo_tokenizers import cosmos, taming, tats
+from zoo_tokenizers import (
+    bsqvit,
+    cosmos,
+    magvit,
+    omnitokenizer,
+    open_magvit2,
+    taehv,
+    taming,
+    tats,
+    vidtok,
+    zoo_causal,
+)
 
-_FAMILIES = (cosmos, taming, tats)
+_FAMILIES = (bsqvit, cosmos, magvit, omnitokenizer, open_magvit2, taehv, taming, tats, vidtok, zoo_causal)
 
 
 @hookimpl
 def zoo_parts(api_version: int) -> Iterable[PartSpec]:
     """Offer the parts of every family."""
     return [spec for family in _FAMILIES for spec in family.PARTS]
+
+
+@hookimpl
+def zoo_converters(api_version: int) -> Iterable[Converter]:
+    """Offer the converters of the families that have any."""
+    return [converter for family in _FAMILIES for converter in getattr(family, "CONVERTERS", ())]
 
 
 @hookimpl

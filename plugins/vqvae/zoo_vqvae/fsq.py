@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from zoo.codebook import code_stats, count_codes
 from zoo.errors import PortError, RecipeError
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
-from zoo_vqvae.code_stats import code_stats, count_codes
 
 _EPS = 1e-3
 """How far the bounded value may pass the outermost level, as a fraction of the range."""
@@ -56,6 +58,7 @@ class FSQ(nn.Module):
         self.levels = tuple(levels)
         self.latent_dim = len(levels)
         self.codebook_size = math.prod(levels)
+        self._basis = [math.prod(levels[:channel]) for channel in range(len(levels))]
         # Empty: it only follows `.to(dtype)`, so that the output has the type of the model's weights.
         self.register_buffer("dtype_anchor", torch.empty(0), persistent=False)
 
@@ -79,14 +82,13 @@ class FSQ(nn.Module):
             )
         with full_precision(z_BDthw):
             z_BDthw = at_least_fp32(z_BDthw)
-            bounded_BDthw = self._bound(z_BDthw)
-            steps_BDthw = bounded_BDthw.detach().round()
-            half_D111 = self._halves(z_BDthw.device)
-            digits_BDthw = steps_BDthw.long() + half_D111
-            indices_Bqthw = (digits_BDthw * self._basis(z_BDthw.device)).sum(dim=1, keepdim=True)
-            # bounded - bounded is exactly 0: the value is exactly the level.
-            out_BDthw = (steps_BDthw + (bounded_BDthw - bounded_BDthw.detach())) / half_D111
-            stats = code_stats(count_codes(indices_Bqthw.flatten(), self.codebook_size))
+            if not torch.is_grad_enabled():
+                z_BDthw = z_BDthw.detach()  # so that nothing is kept for a backward pass
+            table = self._table(z_BDthw)
+            out_BDthw, number_Bthw = _Round.apply(z_BDthw, table, self._basis)  # type: ignore[no-untyped-call]
+            lowest = sum(level // 2 * step for level, step in zip(self.levels, self._basis, strict=True))
+            indices_Bqthw = (number_Bthw + lowest).long()[:, None]
+            stats = code_stats(count_codes(indices_Bqthw, self.codebook_size))
         return Quantized(out_BDthw.to(self.dtype_anchor.dtype), indices_Bqthw, z_BDthw.new_zeros(()), stats)
 
     def lookup(self, indices_Bqthw: Tensor) -> Tensor:
@@ -95,29 +97,51 @@ class FSQ(nn.Module):
             raise PortError(
                 f"quantizer fsq got indices of shape {tuple(indices_Bqthw.shape)}; it takes (B, 1, t, h, w)"
             )
-        device = indices_Bqthw.device
-        digits_BDthw = indices_Bqthw // self._basis(device) % _per_channel(self.levels, device)
-        half_D111 = self._halves(device)
+        basis_D111, levels_D111, half_D111 = (
+            _per_channel(values, indices_Bqthw)
+            for values in (self._basis, self.levels, [level // 2 for level in self.levels])
+        )
+        digits_BDthw = indices_Bqthw // basis_D111 % levels_D111
         dtype = self.dtype_anchor.dtype
         steps_BDthw = (digits_BDthw - half_D111).to(torch.promote_types(dtype, torch.float32))
         return (steps_BDthw / half_D111).to(dtype)
 
-    def _bound(self, z_BDthw: Tensor) -> Tensor:
+    # Tensors are made anew instead of kept as buffers, which a model built on the meta device would lose.
+    def _table(self, z_BDthw: Tensor) -> Tensor:
+        """Shift, half range, offset and half width of every channel, in one copy to the device."""
         halves = [(level - 1) * (1 + _EPS) / 2 for level in self.levels]
         offsets = [0.0 if level % 2 else 0.5 for level in self.levels]
         shifts = [math.atanh(offset / half) for offset, half in zip(offsets, halves, strict=True)]
-        half, offset, shift = (
-            z_BDthw.new_tensor(values).view(-1, 1, 1, 1) for values in (halves, offsets, shifts)
-        )
-        return (z_BDthw + shift).tanh() * half - offset
-
-    # Made anew instead of kept as buffers, which a model built on the meta device would lose.
-    def _halves(self, device: torch.device) -> Tensor:
-        return _per_channel([level // 2 for level in self.levels], device)
-
-    def _basis(self, device: torch.device) -> Tensor:
-        return _per_channel([math.prod(self.levels[:i]) for i in range(self.latent_dim)], device)
+        return z_BDthw.new_tensor([shifts, halves, offsets, [level // 2 for level in self.levels]])
 
 
-def _per_channel(values: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).view(-1, 1, 1, 1)
+class _Round(torch.autograd.Function):
+    """The levels, with the gradient of the bounded input, and their number, with 0 for the middle ones."""
+
+    @staticmethod
+    def forward(ctx: Any, z_BDthw: Tensor, table: Tensor, basis: list[int]) -> tuple[Tensor, Tensor]:
+        shift, half, offset, half_width = table.view(4, -1, 1, 1, 1).unbind(0)
+        tanh_BDthw = (z_BDthw + shift).tanh_()
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(tanh_BDthw, half / half_width)
+            scaled_BDthw = tanh_BDthw * half
+        else:
+            scaled_BDthw = tanh_BDthw.mul_(half)
+        steps_BDthw = scaled_BDthw.sub_(offset).round_()
+        # Whole numbers of at most 2^24, which float32 adds exactly.
+        number_Bthw = torch.zeros_like(steps_BDthw[:, 0])
+        for steps_Bthw, step in zip(steps_BDthw.unbind(1), basis, strict=True):
+            number_Bthw.add_(steps_Bthw, alpha=step)
+        ctx.mark_non_differentiable(number_Bthw)
+        return steps_BDthw.div_(half_width), number_Bthw
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BDthw: Tensor, _: Tensor | None) -> tuple[Tensor, None, None]:
+        tanh_BDthw, slope = ctx.saved_tensors
+        inner_BDthw = (tanh_BDthw * tanh_BDthw).neg_().add_(1)
+        return inner_BDthw.mul_(slope).mul_(gradient_BDthw), None, None
+
+
+def _per_channel(values: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device).view(-1, 1, 1, 1)

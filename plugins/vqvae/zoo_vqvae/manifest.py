@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from zoo.converters import Converter
 from zoo.hookspecs import hookimpl
 from zoo.parts import PartSpec
 
 _VIDEOGPT = "https://arxiv.org/abs/2104.10157"
+
+
+@hookimpl
+def zoo_converters(api_version: int) -> Iterable[Converter]:
+    """Offer the converter of VideoGPT's VQ-VAE."""
+    return [
+        Converter(
+            "videogpt",
+            "zoo_vqvae.videogpt_weights:map_videogpt_state_dict",
+            recipes=("vqvae-video-*",),
+            summary="VQ-VAEs of VideoGPT: the Lightning checkpoints that its load_vqvae downloads.",
+            source="https://github.com/wilson1yan/VideoGPT#using-pretrained-vq-vaes",
+        )
+    ]
 
 
 @hookimpl

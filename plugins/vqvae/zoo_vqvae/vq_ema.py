@@ -1,24 +1,19 @@
 """Vector quantization with a codebook learned by exponential moving averages.
 
-Shapes: B batch, D latent channels, t h w the latent grid, q = 1 codebook; N = B*t*h*w vectors,
-K codes.
+Shapes: B batch, D latent channels, t h w the latent grid, n = t*h*w, q = 1 codebook, K codes.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.code_gradients import pull, straight_through
+from zoo.codebook import code_stats, count_codes, draw_vectors, look_up, move_averages, on_grid
 from zoo.errors import PortError, RecipeError
+from zoo.nearest import nearest_codes
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
-from zoo_vqvae.code_stats import code_stats, count_codes
-
-_MAX_DISTANCES = 2**24
-"""Distances held at once: 64 MiB in float32."""
 
 
 class EMACodebook(nn.Module):
@@ -104,24 +99,22 @@ class EMACodebook(nn.Module):
                 f"with D = latent_dim = {self.latent_dim}"
             )
         with full_precision(z_BDthw):
-            z_BDthw = at_least_fp32(z_BDthw)
-            z_ND = rearrange(z_BDthw.detach(), "b d t h w -> (b t h w) d")
+            z_BDn = at_least_fp32(z_BDthw).flatten(2)
             if self.training and not self.initialized.is_meta and not bool(self.initialized):
-                self._initialize(z_ND)
-            indices_N = self._nearest(z_ND)
-            b, _, t, h, w = z_BDthw.shape
-            indices_Bqthw = rearrange(indices_N, "(b q t h w) -> b q t h w", b=b, q=1, t=t, h=h, w=w)
-            codes_BDthw = self.lookup(indices_Bqthw)
-            loss = self.commitment * F.mse_loss(z_BDthw, codes_BDthw.to(z_BDthw.dtype))
-            # z - z is exactly 0, so the value is exactly the code and the gradient exactly that of z.
-            out_BDthw = codes_BDthw + (z_BDthw - z_BDthw.detach()).to(codes_BDthw.dtype)
-
-            counts_K = count_codes(indices_N, self.codebook_size)
+                self._initialize(z_BDn.detach())
+            indices_Bn = nearest_codes(z_BDn, self.embeddings.to(z_BDn.dtype))
+            codes_BDn = look_up(self.embeddings, indices_Bn)
+            loss = pull(
+                z_BDn, codes_BDn, self.embeddings, indices_Bn, codebook=0.0, commitment=self.commitment
+            )
+            out_BDn = straight_through(z_BDn, codes_BDn)
+            counts_K = count_codes(indices_Bn, self.codebook_size)
             stats = code_stats(counts_K)
             stats["restarted"] = counts_K.new_zeros(())
             if self.training:
-                stats["restarted"] = self._move(z_ND, indices_N, counts_K)
-        return Quantized(out_BDthw, indices_Bqthw, loss, stats)
+                stats["restarted"] = self._move(z_BDn.detach(), indices_Bn)
+        grid = z_BDthw.shape[2:]
+        return Quantized(on_grid(out_BDn, grid), on_grid(indices_Bn[:, None], grid), loss, stats)
 
     def lookup(self, indices_Bqthw: Tensor) -> Tensor:
         """Return the codes z_BDthw of int64 indices (B, 1, t, h, w)."""
@@ -130,58 +123,27 @@ class EMACodebook(nn.Module):
                 f"quantizer vq-ema got indices of shape {tuple(indices_Bqthw.shape)}; "
                 "it takes (B, 1, t, h, w)"
             )
-        codes_BthwD = F.embedding(indices_Bqthw[:, 0], self.embeddings)
-        return rearrange(codes_BthwD, "b t h w d -> b d t h w").contiguous()
-
-    def _nearest(self, z_ND: Tensor) -> Tensor:
-        codes_KD = self.embeddings.to(z_ND.dtype)
-        half_norms_K = 0.5 * codes_KD.square().sum(dim=1)
-        rows = max(1, _MAX_DISTANCES // self.codebook_size)
-        # |z - e|^2 / 2 without the |z|^2 / 2 that every code of a row shares.
-        nearest = [
-            torch.addmm(half_norms_K, z, codes_KD.t(), alpha=-1).argmin(dim=1)
-            for z in torch.split(z_ND, rows)
-        ]
-        return torch.cat(nearest)
-
-    def _draw(self, z_ND: Tensor) -> Tensor:
-        """Draw K vectors of the batch without repeats, or jittered repeats where it has fewer than K."""
-        num = z_ND.shape[0]
-        if num < self.codebook_size:
-            z_ND = z_ND.repeat(-(-self.codebook_size // num), 1)
-            z_ND = z_ND + torch.randn_like(z_ND) * (0.01 / self.latent_dim**0.5)
-        drawn_KD = z_ND[torch.randperm(z_ND.shape[0], device=z_ND.device)[: self.codebook_size]]
-        if _distributed():
-            dist.broadcast(drawn_KD, 0)
-        return drawn_KD
+        return on_grid(look_up(self.embeddings, indices_Bqthw[:, 0].flatten(1)), indices_Bqthw.shape[2:])
 
     @torch.no_grad()
-    def _initialize(self, z_ND: Tensor) -> None:
-        drawn_KD = self._draw(z_ND)
+    def _initialize(self, z_BDn: Tensor) -> None:
+        drawn_KD = draw_vectors(z_BDn, self.codebook_size)
         self.embeddings.copy_(drawn_KD)
         self.z_avg.copy_(drawn_KD)
         self.N.fill_(1)
         self.initialized.fill_(True)
 
     @torch.no_grad()
-    def _move(self, z_ND: Tensor, indices_N: Tensor, counts_K: Tensor) -> Tensor:
+    def _move(self, z_BDn: Tensor, indices_Bn: Tensor) -> Tensor:
         """Update the averages and the codes; returns the number of codes restarted."""
-        sums_KD = z_ND.new_zeros(self.codebook_size, self.latent_dim).index_add_(0, indices_N, z_ND)
-        if _distributed():
-            counts_K = counts_K.clone()
-            dist.all_reduce(counts_K)
-            dist.all_reduce(sums_KD)
-        self.N.mul_(self.decay).add_(counts_K, alpha=1 - self.decay)
-        self.z_avg.mul_(self.decay).add_(sums_KD, alpha=1 - self.decay)
+        move_averages(self.N, self.z_avg, z_BDn, indices_Bn, decay=self.decay)
         # Laplace smoothing keeps an unused code finite; the sum of the counts stays.
         total = self.N.sum()
         smoothed_K = (self.N + 1e-7) / (total + self.codebook_size * 1e-7) * total
+        codes_KD = self.z_avg / smoothed_K[:, None]
         dead_K = self.N.lt(self.restart_below)
-        # Drawn at every step, needed or not: asking whether any code is dead would stall the device.
-        codes_KD = torch.where(dead_K[:, None], self._draw(z_ND), self.z_avg / smoothed_K[:, None])
+        if self.restart_below:
+            # Drawn at every step, needed or not: asking whether any code is dead would stall the device.
+            codes_KD = torch.where(dead_K[:, None], draw_vectors(z_BDn, self.codebook_size), codes_KD)
         self.embeddings.copy_(codes_KD)
         return dead_K.sum().float()
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

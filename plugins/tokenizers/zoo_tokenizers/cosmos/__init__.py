@@ -1,5 +1,6 @@
 """The Cosmos tokenizers for video and images (https://arxiv.org/abs/2501.03575)."""
 
+from zoo.converters import Converter
 from zoo.parts import PartSpec
 
 _COSMOS = "https://arxiv.org/abs/2501.03575"
@@ -56,5 +57,26 @@ PARTS = [
         example=_COSMOS_IMAGE_EXAMPLE,
         paper=_COSMOS,
         license="Apache-2.0",
+    ),
+]
+
+_COSMOS_WEIGHTS = "https://huggingface.co/collections/nvidia/cosmos-tokenizer-672b93023add81b66a8ff8e6"
+
+CONVERTERS = [
+    Converter(
+        "cosmos",
+        "zoo_tokenizers.cosmos.weights:map_cosmos_state_dict",
+        recipes=("cosmos-video-*",),
+        summary="Cosmos tokenizers for video: autoencoder.jit, or encoder.jit and decoder.jit.",
+        source=_COSMOS_WEIGHTS,
+        arguments={"stride": "encoder.stride", "patch_size": "encoder.patch_size"},
+    ),
+    Converter(
+        "cosmos-image",
+        "zoo_tokenizers.cosmos.weights:map_cosmos_image_state_dict",
+        recipes=("cosmos-image-*",),
+        summary="Cosmos tokenizers for images: autoencoder.jit, or encoder.jit and decoder.jit.",
+        source=_COSMOS_WEIGHTS,
+        arguments={"stride": "encoder.stride", "patch_size": "encoder.patch_size"},
     ),
 ]

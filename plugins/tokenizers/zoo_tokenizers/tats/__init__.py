@@ -1,5 +1,6 @@
 """The time-agnostic VQGAN of TATS (https://arxiv.org/abs/2204.03638)."""
 
+from zoo.converters import Converter
 from zoo.parts import PartSpec
 
 _TATS = "https://arxiv.org/abs/2204.03638"
@@ -22,5 +23,15 @@ PARTS = [
         example={"base_channels": 8, "stride": [2, 4, 4]},
         paper=_TATS,
         license="Apache-2.0",
+    ),
+]
+
+CONVERTERS = [
+    Converter(
+        "tats",
+        "zoo_tokenizers.tats.weights:map_tats_state_dict",
+        recipes=("tats-video-*",),
+        summary="VQGANs of TATS: vqgan_*.ckpt.",
+        source="https://github.com/SongweiGe/TATS#download",
     ),
 ]

@@ -1,0 +1,76 @@
+"""The names of the tensors in what a foreign file holds: a state dict, a checkpoint or a pickled module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from zoo.converting.pickles import Inert
+from zoo.converting.torch_files import TensorRef
+from zoo.errors import WeightsError
+
+_NOT_WEIGHTS = re.compile(r"(.*_)?(optim|optimizer|scheduler|callbacks|loops|hyper_parameters)\w*")
+_MAX_DEPTH = 64
+_MAX_NODES = 2_000_000
+
+
+def name_tensors(root: Any) -> tuple[dict[str, TensorRef], list[str]]:
+    """Name every tensor of the weights in `root` as ``state_dict()`` would.
+
+    Of a checkpoint with a ``state_dict`` only that is taken; elsewhere optimizers and schedulers are left
+    aside, and several models get their keys as prefixes. Of a pickled module (whole, or in TorchScript) names
+    follow from the tree of its attributes.
+
+    Returns:
+        Names to tensors, and the keys of the checkpoint that were left aside.
+
+    Raises:
+        WeightsError: There is no tensor, two have one name, or the tree is too deep or large.
+    """
+    aside: list[str] = []
+    if isinstance(root, dict):
+        if isinstance(root.get("state_dict"), dict):
+            aside = sorted(str(key) for key in root if isinstance(key, str) and key != "state_dict")
+            root = root["state_dict"]
+        else:
+            aside = sorted(key for key in root if isinstance(key, str) and _NOT_WEIGHTS.fullmatch(key))
+            root = {key: value for key, value in root.items() if key not in aside}
+    named: dict[str, TensorRef] = {}
+    for num, (name, value) in enumerate(_walk(root, "", ())):
+        if num > _MAX_NODES:
+            raise WeightsError("the file holds more values than weights have")
+        if isinstance(value, TensorRef) and named.setdefault(name, value) is not value:
+            raise WeightsError(f"two tensors are called {name!r}")
+    if not named:
+        keys = ", ".join(sorted(map(str, root))[:8]) if isinstance(root, dict) else type(root).__name__
+        raise WeightsError(f"no tensors in it; it holds {keys or 'nothing'}")
+    return named, aside
+
+
+def _walk(value: Any, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    yield name, value
+    if isinstance(value, TensorRef) or id(value) in above:
+        return
+    children = list(_children(value))
+    if children and len(above) >= _MAX_DEPTH:
+        raise WeightsError(f"values are nested more than {_MAX_DEPTH} deep at {name[:200]!r}")
+    for key, child in children:
+        yield from _walk(child, f"{name}.{key}" if name else str(key), (*above, id(value)))
+
+
+def _children(value: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(value, dict):
+        yield from ((key, child) for key, child in value.items() if isinstance(key, str | int))
+    elif isinstance(value, list | tuple):
+        yield from enumerate(value)
+    elif isinstance(value, Inert) and isinstance(value.state, Mapping):
+        attributes = value.state
+        if isinstance(attributes.get("_modules"), dict):
+            for field in ("_parameters", "_buffers", "_modules"):
+                if isinstance(attributes.get(field), dict):
+                    yield from _children(attributes[field])
+        else:
+            yield from _children(attributes)
+    elif isinstance(value, Inert):
+        yield from _children(value.pairs)
