@@ -175,7 +175,7 @@ def test_unknown_names_suggest() -> None:
 def test_listing_matches_patterns() -> None:
     assert {"vqvae-video-base", "vqgan-video-tiny"} <= set(zoo.list_models("vq*-video-*"))
     assert "gan-video-base" not in zoo.list_models("vq*-video-*")
-    assert {"vq-ema", "fsq", "gaussian"} <= set(zoo.list_parts("quantizer"))
+    assert {"vq-ema", "fsq", "kl"} <= set(zoo.list_parts("quantizer"))
 
 
 @pytest.mark.parametrize(

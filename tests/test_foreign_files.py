@@ -236,6 +236,7 @@ def test_hostile_pickles_run_nothing(attack: str, tmp_path: Path) -> None:
     (tmp_path / "old.pt").write_bytes(b"".join(magic) + data + good)
     zip_of(data, tmp_path / "zip.pt")
     zip_of(data, tmp_path / "jit.pt", **{"constants.pkl": data, "code/__torch__.py": b"import os"})
+    "é".encode("cp437")  # zipfile imports this codec for names
     before = set(sys.modules)
     copyreg.add_extension("os", "system", EXTENSION)
     try:

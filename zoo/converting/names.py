@@ -12,7 +12,8 @@ from zoo.errors import WeightsError
 
 _NOT_WEIGHTS = re.compile(r"(.*_)?(optim|optimizer|scheduler|callbacks|loops|hyper_parameters)\w*")
 _MAX_DEPTH = 64
-_MAX_NODES = 2_000_000
+_MAX_NODES = 500_000
+_MAX_NAME = 1000
 
 
 def name_tensors(root: Any) -> tuple[dict[str, TensorRef], list[str]]:
@@ -43,8 +44,8 @@ def name_tensors(root: Any) -> tuple[dict[str, TensorRef], list[str]]:
         if isinstance(value, TensorRef) and named.setdefault(name, value) is not value:
             raise WeightsError(f"two tensors are called {name!r}")
     if not named:
-        keys = ", ".join(sorted(map(str, root))[:8]) if isinstance(root, dict) else type(root).__name__
-        raise WeightsError(f"no tensors in it; it holds {keys or 'nothing'}")
+        keys = sorted(key[:80] for key in root if isinstance(key, str)) if isinstance(root, dict) else []
+        raise WeightsError(f"no tensors in it; it holds {', '.join(keys[:8]) or 'no names of any'}")
     return named, aside
 
 
@@ -56,7 +57,10 @@ def _walk(value: Any, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, 
     if children and len(above) >= _MAX_DEPTH:
         raise WeightsError(f"values are nested more than {_MAX_DEPTH} deep at {name[:200]!r}")
     for key, child in children:
-        yield from _walk(child, f"{name}.{key}" if name else str(key), (*above, id(value)))
+        full = f"{name}.{key}" if name else str(key)
+        if len(full) > _MAX_NAME:
+            raise WeightsError(f"a name of more than {_MAX_NAME} letters: {full[:80]!r}...")
+        yield from _walk(child, full, (*above, id(value)))
 
 
 def _children(value: Any) -> Iterator[tuple[str | int, Any]]:

@@ -26,9 +26,9 @@ class Global(NamedTuple):
     name: str
 
 
-@dataclasses.dataclass(eq=False, slots=True)
+@dataclasses.dataclass(eq=False, repr=False, slots=True)
 class Inert:
-    """What a pickle wanted to make by a call that was not made.
+    """What a pickle wanted to make by a call that was not made. It has no repr, which might never end.
 
     Attributes:
         called: What it wanted to call: mostly a `Global`.
@@ -45,7 +45,7 @@ class Inert:
     items: list[Any] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(eq=False, slots=True)
+@dataclasses.dataclass(eq=False, repr=False, slots=True)
 class ForeignKey:
     """A key of a dictionary that is no plain value, kept by identity: hashing it may never end."""
 

@@ -22,6 +22,8 @@ from zoo.errors import WeightsError
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _MAX_RECORDS = 1 << 20
+_MAX_AXES = 64
+_MAX_NUM = 1 << 62
 _MAX_REPEATS = 1 << 24
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _KEY = re.compile(r"[\w.-]+")
@@ -254,8 +256,8 @@ def storage_ref(pid: Any) -> Any:
             dtype = _STORAGES.get(cls.name) if cls.module.split(".")[0] == "torch" else None
             if dtype is None:
                 return Inert(cls, (key, num))
-            if not _KEY.fullmatch(key) or num < 0:
-                raise WeightsError(f"damaged: a storage of name {key!r} and {num} numbers")
+            if not _KEY.fullmatch(key) or len(key) > 80 or not 0 <= num <= _MAX_NUM:
+                raise WeightsError(f"damaged: a storage of name {key[:80]!r} and {num} numbers")
             match rest:
                 case [(str() as root, int() as offset, int() as size)] if offset >= 0 and size >= 0:
                     del root  # the key of the view; the numbers lie under `key`
@@ -323,7 +325,8 @@ def _tensor(storage: StorageRef, dtype: torch.dtype, offset: Any, shape: Any, st
         WeightsError: It does not.
     """
     axes = [*shape, *stride] if isinstance(shape, tuple) and isinstance(stride, tuple) else [None]
-    if any(type(n) is not int or n < 0 for n in [offset, *axes]) or len(shape) != len(stride):
+    numbers = all(type(n) is int and 0 <= n <= _MAX_NUM for n in [offset, *axes])
+    if not numbers or len(shape) != len(stride) or len(shape) > _MAX_AXES:
         raise WeightsError("damaged: a tensor whose offset, shape or strides are no numbers from 0 on")
     num = 1
     for length in shape:

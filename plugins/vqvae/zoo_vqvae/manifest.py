@@ -65,13 +65,4 @@ def zoo_parts(api_version: int) -> Iterable[PartSpec]:
             paper="https://arxiv.org/abs/2309.15505",
             license="Apache-2.0",
         ),
-        PartSpec(
-            "quantizer",
-            "gaussian",
-            "zoo_vqvae.gaussian:GaussianBottleneck",
-            "Continuous bottleneck of a VAE: a diagonal Gaussian, sampled while training.",
-            example={"latent_dim": 8},
-            paper="https://arxiv.org/abs/1312.6114",
-            license="Apache-2.0",
-        ),
     ]
