@@ -1,4 +1,5 @@
-"""Writes the pages that follow from the code: docs/cli.md, docs/recipe-schema.md, README's model table.
+"""Writes the pages that follow from the code: docs/cli.md, docs/recipe-schema.md, the tables in README.md,
+docs/tokenizers.md and docs/weights.md.
 
 ``python docs/generate.py`` writes them; with ``--check`` it leaves with 1 when one of them is out of date,
 which tests/test_docs.py holds too.
@@ -7,6 +8,7 @@ which tests/test_docs.py holds too.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import json
 import sys
@@ -14,6 +16,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from pydantic import BaseModel
@@ -25,7 +28,9 @@ from zoo.cli.group import cli
 from zoo.discovery import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- models:start -->", "<!-- models:end -->"
+sys.path.insert(0, str(ROOT / "docs"))
+from tokenizers_page import tokenizer_tables  # noqa: E402 - a file beside this one, however this one is run
+
 NOTE = "<!-- Written by docs/generate.py. Do not edit. -->"
 
 SHORT_FORMS = {
@@ -50,8 +55,20 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "recipe-schema.md": schema_page(),
         ROOT / "docs" / "recipe.schema.json": json.dumps(json_schema(), indent=2) + "\n",
-        ROOT / "README.md": with_model_table((ROOT / "README.md").read_text(encoding="utf-8")),
+        ROOT / "docs" / "weights.md": with_part(
+            ROOT / "docs" / "weights.md", "converters", converter_table()
+        ),
+        ROOT / "README.md": with_part(ROOT / "README.md", "models", model_table()),
+        ROOT / "docs" / "tokenizers.md": with_part(
+            ROOT / "docs" / "tokenizers.md", "tokenizers", tokenizer_tables(facts_of)
+        ),
     }
+
+
+@functools.cache
+def facts_of(name: str) -> dict[str, Any]:
+    """Return `model_facts` of a recipe; several tables show them."""
+    return model_facts(name)
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -292,7 +309,7 @@ def model_table() -> str:
     known = catalogue()
     ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
     for name in sorted(name for name, source in known.recipes.items() if source.plugin in ours):
-        facts = model_facts(name)
+        facts = facts_of(name)
         clip = facts["clip"]
         size = f"{clip['num_frames']}×{clip['height']}×{clip['width']}"
         small = facts["compression"]
@@ -305,13 +322,28 @@ def model_table() -> str:
     return "\n".join(lines)
 
 
-def with_model_table(text: str) -> str:
-    """Return the README with the model table put between its markers."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+def converter_table() -> str:
+    """Return the table of published weights that can be converted, as Markdown."""
+    lines = ["| family | what | recipes | published at |", "|---|---|---|---|"]
+    known = catalogue()
+    ours = {plugin.name for plugin in known.plugins if plugin.ours}
+    for offered in sorted(known.converters, key=lambda offered: offered.name):
+        if offered.plugin in ours:
+            spec = offered.spec
+            patterns = ", ".join(f"`{pattern}`" for pattern in spec.recipes)
+            link = f"[{urlsplit(spec.source).hostname}]({spec.source})"
+            lines.append(f"| `{spec.name}` | {_cell(spec.summary)} | {patterns} | {link} |")
+    return "\n".join(lines)
+
+
+def with_part(path: Path, name: str, made: str) -> str:
+    """Return the text of a page with what was made put between its two marks."""
+    opening, closing = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    before, start, rest = path.read_text(encoding="utf-8").partition(opening)
+    _, end, after = rest.partition(closing)
     if not start or not end:
-        raise SystemExit(f"README.md has no {START} and {END} to put the model table between")
-    return f"{before}{START}\n{model_table()}\n{END}{after}"
+        raise SystemExit(f"{path.name} has no {opening} and {closing} to put the tables between")
+    return f"{before}{opening}\n{made}\n{closing}{after}"
 
 
 def main() -> int:

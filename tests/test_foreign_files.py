@@ -75,6 +75,33 @@ def test_tensors_are_as_torch_reads_them(save: Callable[[Any, Path], None], tmp_
     assert found.num_bytes == (tmp_path / "w.pt").stat().st_size
 
 
+def test_views_of_storages_in_very_old_files(tmp_path: Path) -> None:
+    class Stored:
+        def __init__(self, key: str, num: int, view: tuple[str, int, int] | None) -> None:
+            self.id = ("storage", torch.FloatStorage, key, "cpu", num, view)
+
+    class Rebuilt:
+        def __init__(self, stored: Stored, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+            self.args = (stored, 1, shape, stride, False, OrderedDict())
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return torch._utils._rebuild_tensor_v2, self.args
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: Any) -> Any:
+            return value.id if isinstance(value, Stored) else None
+
+    whole, view = Stored("7", 12, None), Stored("7", 12, ("8", 5, 6))
+    state = {"whole": Rebuilt(whole, (2, 3), (6, 1)), "view": Rebuilt(view, (2, 2), (3, 1))}
+    with (tmp_path / "w.pth").open("wb") as file:
+        for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, state, ["7"]):
+            Pickler(file, protocol=2).dump(value)
+        file.write(struct.pack("<q12f", 12, *range(12)))
+    found = read_file(tmp_path / "w.pth").tensors
+    assert_same(found, torch.load(tmp_path / "w.pth", weights_only=True))
+    assert found["view"].tolist() == [[6, 7], [9, 10]]
+
+
 def test_safetensors_and_newer_numbers(tmp_path: Path) -> None:
     expected = {"a": torch.randn(2, 3), "b": torch.randn(3).bfloat16()}
     save_file(expected, tmp_path / "w.bin")  # what a file is follows from its bytes
@@ -134,6 +161,11 @@ def test_checkpoint_of_several_models(tmp_path: Path) -> None:
     found = read_file(tmp_path / "w.pt")
     assert sorted(found.tensors) == ["ema.w", "model.w"]
     assert found.aside == ("optimizer",)
+    averaged = {"state_dict": {"w": torch.ones(1)}, "ema_state_dict": {"w": torch.zeros(1)}, "args": {"w": 1}}
+    torch.save(averaged, tmp_path / "w.pt")
+    found = read_file(tmp_path / "w.pt")
+    assert sorted(found.tensors) == ["ema_state_dict.w", "state_dict.w"]
+    assert found.aside == ("args",)
 
 
 class Block(nn.Module):
@@ -267,7 +299,7 @@ def test_a_good_state_dict_beside_an_attack_is_read_and_the_attack_is_not_made(t
         (b"\x80\x02r" + struct.pack("<I", 0xFFFFFFFF) + b".", "damaged"),
         (b"\x80\x02}" + b"h\x09.", "damaged"),
         (b"\x80\x02]K\x01s.", "damaged"),
-        (b"\x80\x02" + b"(" * 100_000 + b"l" * 100_000 + b".", "no tensors"),
+        (b"\x80\x02" + b"(" * 100_000 + b"l" * 100_000 + b".", "nested"),
         (b"\x80\x02)" + b"\x85" * 200_000 + b".", "nested"),
         (b"\x80\x02)" + b"q\x00h\x00h\x00\x86" * 200 + b"}q\x01h\x00K\x01s.", "damaged|no tensors"),
         (b"\x80\x02)" + b"q\x00h\x00h\x00\x86" * 40 + b".", "more values|nested|damaged"),

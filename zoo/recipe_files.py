@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 12
 MAX_EXTENDS = 8
+_OF_ONE_MODEL = ("parameters", "results", "published")  # not true of a recipe that extends or changes it
 PART_FIELDS = ("encoder", "quantizer", "decoder", "generator", "discriminator")
 _NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 
@@ -132,14 +133,14 @@ def resolve(
     data: dict[str, Any] = {}
     lines: Lines = {}
     for ancestor in reversed(chain):
-        own = {k: v for k, v in ancestor.data.items() if k not in ("parameters", "results")}
+        own = {k: v for k, v in ancestor.data.items() if k not in _OF_ONE_MODEL}
         data = merge(data, own if ancestor is not source else ancestor.data)
         lines |= ancestor.lines
     for path, _ in _walk(overrides):
         lines[path] = "override"
     if any(field in overrides for field in (*PART_FIELDS, "pre_quant", "post_quant", "clip")):
         # What was counted and measured is no longer true of the changed model.
-        data = {k: v for k, v in data.items() if k not in ("parameters", "results")}
+        data = {k: v for k, v in data.items() if k not in _OF_ONE_MODEL}
     data = {k: v for k, v in merge(data, overrides).items() if k != "extends"}
     return Resolved(source.name, validate(data, lines), lines)
 

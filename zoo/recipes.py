@@ -206,6 +206,17 @@ class Result(Strict):
     """Measured numbers by name, units in the name."""
 
 
+class Published(Strict):
+    """What others report of the published weights that the recipe is for; never measured here."""
+
+    data: Annotated[str, Field(min_length=1, max_length=200)]
+    """What it was measured on, as far as the source says."""
+    figures: Annotated[dict[str, float], Field(min_length=1)]
+    """Reported numbers by name, units in the name."""
+    source: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=300)]
+    """Link to the page that reports them."""
+
+
 Assembly = Literal["autoencoder", "gan"]
 
 
@@ -237,3 +248,5 @@ class Recipe(Strict):
     """Weights of the model without its discriminators; a test holds the number."""
     results: list[Result] = []
     """What real runs gave, latest last."""
+    published: list[Published] = []
+    """What others report of the published weights; not inherited."""

@@ -109,6 +109,7 @@ def model_facts(name: str, **overrides: Any) -> dict[str, Any]:
         "post_quant": recipe.post_quant,
         "train": recipe.train.model_dump(exclude_none=True),
         "results": [result.model_dump() for result in recipe.results],
+        "published": [published.model_dump() for published in recipe.published],
     }
 
 
@@ -127,7 +128,8 @@ def compression(checked: Plan) -> dict[str, Any] | None:
     """Return what an autoencoder makes of a clip of its recipe's size, or None for other models.
 
     Returns:
-        ``stride`` (time, height, width), ``latent`` (t, h, w), ``bits`` of the tokens by
+        ``stride`` (time, height, width), ``latent`` (t, h, w), ``causal`` for encoder and decoder, the
+        ``numbers`` or codes of a latent position, ``bits`` of the tokens by
         `zoo.metrics.baselines.stored_bits`, ``raw_bits`` of the clip at 8 bits a channel, and ``ratio``.
     """
     from zoo.assemblies.padding import latent_size
@@ -146,7 +148,9 @@ def compression(checked: Plan) -> dict[str, Any] | None:
     return {
         "stride": list(encoder.stride),
         "latent": list(latent),
+        "causal": {field: ports[field].causal for field in ("encoder", "decoder")},
         "continuous": quantizer.continuous,
+        "numbers": numbers,
         "codebook_size": quantizer.codebook_size,
         "num_codebooks": quantizer.num_codebooks,
         "bits": bits,

@@ -20,8 +20,9 @@ from zoo.parts import KINDS, Part
 def info(name: str, kind: str | None, assignments: tuple[str, ...], as_json: bool) -> None:
     """Show everything about the model (recipe) or part NAME.
 
-    A model: its parts, parameters, compression, training and what real runs gave. A part: who offers it, and
-    its options with their defaults. --set shows what a changed recipe would be.
+    A model: its parts, parameters, compression, training, what real runs gave and what others report of the
+    published weights. A part: who offers it, and its options with their defaults. --set shows what a changed
+    recipe would be.
 
     \b
     Example:
@@ -107,6 +108,10 @@ def _print_model(facts: dict[str, Any]) -> None:
         figures = ", ".join(f"{name} {value:g}" for name, value in result["figures"].items())
         click.echo(f"\nResult: {figures}")
         print_table([(key, f"{result[key]}") for key in ("command", "data", "hardware", "hours")])
+    for published in facts["published"]:
+        figures = ", ".join(f"{name} {value:g}" for name, value in published["figures"].items())
+        click.echo(f"\nPublished: {figures}")
+        print_table([(key, published[key]) for key in ("data", "source")])
 
 
 def _compression_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

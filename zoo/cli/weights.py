@@ -65,7 +65,7 @@ def check(path: Path, as_json: bool) -> int:
 
 
 @weights.command("convert")
-@click.argument("files", nargs=-1, type=ExistingFile, metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=ExistingFile, metavar="FILE...")
 @click.option("--as", "name", metavar="NAME", help="A recipe (cosmos-video-dv4x8x8) or a family (cosmos).")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The model folder to write.")
 @click.option("--prefix", metavar="TEXT", help="What the names begin with, where a file has several models.")
@@ -100,8 +100,7 @@ def convert(
       zoo weights convert --list
       zoo weights convert encoder.jit decoder.jit --as cosmos --out models/cosmos
       zoo weights convert last.ckpt --as vqgan-image-f16 --dry-run --json
-      zoo weights convert k600.ckpt --as vqvae-video-base --out models/k600 \\
-        --set "encoder.stride=[2,4,4]" --set "decoder.stride=[2,4,4]"
+      zoo weights convert vqgan.ckpt --as tats --set clip.num_frames=32 --out models/tats
     """
     if as_list:
         return _show_families(as_json)

@@ -148,10 +148,18 @@ def examine(
     paths = [files] if isinstance(files, str | Path) else list(files)
     read = tuple(read_file(path) for path in paths)
     state = _apart(merge(list(read)))
-    results = [
-        _attempt(read, state, converter, resolve_recipe(recipe, overrides), prefix)
-        for converter, recipe in pairs
-    ]
+    results: list[Conversion] = []
+    alike: dict[str, Conversion] = {}
+    for converter, recipe in pairs:
+        resolved = resolve_recipe(recipe, overrides)
+        # Recipes of the same parts, for files trained on other data, fit alike: try one of them.
+        parts = resolved.recipe.model_dump_json(
+            exclude={"summary", "parameters", "train", "results", "published"}
+        )
+        key = f"{converter.name} {parts}"
+        if key not in alike:
+            alike[key] = _attempt(read, state, converter, resolved, prefix)
+        results.append(dataclasses.replace(alike[key], recipe=resolved.name))
     if len(results) == 1:
         return results[0]
     fitting = [result for result in results if not result.problems]
@@ -257,7 +265,7 @@ def _call(
         ZooError: The weights are not its, or it breaks.
     """
     function = converter.load()
-    arguments = {name: _option(recipe, path) for name, path in converter.spec.arguments.items()}
+    arguments = {name: recipe_option(recipe, path) for name, path in converter.spec.arguments.items()}
     if prefix is not None:
         if "prefix" not in inspect.signature(function).parameters:
             raise WeightsError(f"converter {converter.name!r} takes no prefix; leave it out")
@@ -275,7 +283,7 @@ def _call(
     raise PluginError(f"{label} must return a dict of tensors and a list of unused names")
 
 
-def _option(recipe: Recipe, path: str) -> Any:
+def recipe_option(recipe: Recipe, path: str) -> Any:
     """Return what a recipe says at ``encoder.stride``, or the part's default.
 
     Raises:

@@ -19,9 +19,9 @@ _MAX_NAME = 1000
 def name_tensors(root: Any) -> tuple[dict[str, TensorRef], list[str]]:
     """Name every tensor of the weights in `root` as ``state_dict()`` would.
 
-    Of a checkpoint with a ``state_dict`` only that is taken; elsewhere optimizers and schedulers are left
-    aside, and several models get their keys as prefixes. Of a pickled module (whole, or in TorchScript) names
-    follow from the tree of its attributes.
+    Of a checkpoint with a ``state_dict`` only that is taken, and what is called alike (``ema_state_dict``);
+    elsewhere all but optimizers and schedulers. Several models get their keys as prefixes. Of a pickled
+    module (whole, or in TorchScript) names follow from the tree of its attributes.
 
     Returns:
         Names to tensors, and the keys of the checkpoint that were left aside.
@@ -31,12 +31,16 @@ def name_tensors(root: Any) -> tuple[dict[str, TensorRef], list[str]]:
     """
     aside: list[str] = []
     if isinstance(root, dict):
-        if isinstance(root.get("state_dict"), dict):
-            aside = sorted(str(key) for key in root if isinstance(key, str) and key != "state_dict")
+        is_checkpoint = isinstance(root.get("state_dict"), dict)
+        keys = [key for key in root if isinstance(key, str)]
+        aside = sorted(
+            key
+            for key in keys
+            if _NOT_WEIGHTS.fullmatch(key) or (is_checkpoint and not key.endswith("state_dict"))
+        )
+        root = {key: value for key, value in root.items() if key not in aside}
+        if is_checkpoint and len(root) == 1:
             root = root["state_dict"]
-        else:
-            aside = sorted(key for key in root if isinstance(key, str) and _NOT_WEIGHTS.fullmatch(key))
-            root = {key: value for key, value in root.items() if key not in aside}
     named: dict[str, TensorRef] = {}
     for num, (name, value) in enumerate(_walk(root, "", ())):
         if num > _MAX_NODES:
@@ -44,8 +48,8 @@ def name_tensors(root: Any) -> tuple[dict[str, TensorRef], list[str]]:
         if isinstance(value, TensorRef) and named.setdefault(name, value) is not value:
             raise WeightsError(f"two tensors are called {name!r}")
     if not named:
-        keys = sorted(key[:80] for key in root if isinstance(key, str)) if isinstance(root, dict) else []
-        raise WeightsError(f"no tensors in it; it holds {', '.join(keys[:8]) or 'no names of any'}")
+        held = sorted(key[:80] for key in root if isinstance(key, str)) if isinstance(root, dict) else []
+        raise WeightsError(f"no tensors in it; it holds {', '.join(held[:8]) or 'no names of any'}")
     return named, aside
 
 

@@ -170,6 +170,8 @@ class ZipFile(TorchFile):
             raise WeightsError(f"record {name!r} is compressed, which torch never does; it is not read")
         if record.flag_bits & 1:
             raise WeightsError(f"record {name!r} is encrypted; it is not read")
+        if not 0 <= record.header_offset < self._size:
+            raise WeightsError(f"damaged: record {name!r} is not where the archive says")
         self._spent += record.file_size
         if self._spent > self._size or (most is not None and record.file_size > most):
             raise WeightsError(f"record {name!r} says it has {record.file_size:,} bytes; that is too many")
@@ -259,8 +261,8 @@ def storage_ref(pid: Any) -> Any:
             if not _KEY.fullmatch(key) or len(key) > 80 or not 0 <= num <= _MAX_NUM:
                 raise WeightsError(f"damaged: a storage of name {key[:80]!r} and {num} numbers")
             match rest:
-                case [(str() as root, int() as offset, int() as size)] if offset >= 0 and size >= 0:
-                    del root  # the key of the view; the numbers lie under `key`
+                case [(str(), int() as offset, int() as size)] if offset >= 0 and size >= 0:
+                    # A view of a storage: its own key says nothing, the numbers lie under `key`.
                     return StorageRef(key, dtype, offset, size)
             return StorageRef(key, dtype, 0, num)
         case _:

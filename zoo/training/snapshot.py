@@ -22,6 +22,7 @@ MAY_DIFFER = (
     "paper",
     "parameters",
     "results",
+    "published",
     "train.steps",
     "train.log_every",
     "train.eval_every",

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.convolution import add
+
 Axis = Literal["t", "h", "w"]
 
 _ROWS: dict[Axis, str] = {"t": "(b h w) n t d", "h": "(b t w) n h d", "w": "(b t h) n w d"}
@@ -53,9 +55,11 @@ class AxialAttention(nn.Module):
     def forward(self, x_BthwD: Tensor) -> Tensor:
         """Attend; the shape stays."""
         rows = _ROWS[self.axis]
+        # One product for all three reads the input once.
+        weight = torch.cat([self.w_qs.weight, self.w_ks.weight, self.w_vs.weight])
         q, k, v = (
-            rearrange(linear(x_BthwD), f"b t h w (n d) -> {rows}", n=self.num_heads)
-            for linear in (self.w_qs, self.w_ks, self.w_vs)
+            rearrange(each, f"b t h w (n d) -> {rows}", n=self.num_heads)
+            for each in F.linear(x_BthwD, weight).chunk(3, dim=-1)
         )
         b, t, h, w, _ = x_BthwD.shape
         out_BthwD: Tensor = self.fc(
@@ -79,6 +83,6 @@ class AxialBlock(nn.Module):
     def forward(self, x_BDthw: Tensor) -> Tensor:
         """Attend; the shape stays."""
         x_BthwD = rearrange(x_BDthw, "b d t h w -> b t h w d").contiguous()
-        out_BthwD = self.attn_w(x_BthwD) + self.attn_h(x_BthwD) + self.attn_t(x_BthwD)
+        out_BthwD = add(add(self.attn_w(x_BthwD), self.attn_h(x_BthwD)), self.attn_t(x_BthwD))
         y_BDthw: Tensor = rearrange(out_BthwD, "b t h w d -> b d t h w").contiguous()
         return y_BDthw

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.convolution import relu
 from zoo.errors import PortError
 from zoo_vqvae.videogpt_layers import (
     SamePadConv3d,
@@ -82,7 +83,7 @@ class VideoGPTEncoder(nn.Module):
             )
         h = x_BCTHW * 0.5
         for conv in self.convs:
-            h = conv(h).relu()
+            h = relu(conv(h))
         z_BDthw: Tensor = self.res_stack(self.conv_last(h))
         return z_BDthw
 
@@ -145,6 +146,6 @@ class VideoGPTDecoder(nn.Module):
             )
         h: Tensor = self.res_stack(z_BDthw)
         for convt in self.convts[:-1]:
-            h = convt(h).relu()
+            h = relu(convt(h))
         x_BCTHW: Tensor = self.convts[-1](h) * 2
         return x_BCTHW

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.convolution import add, channels_last, relu
 from zoo.errors import RecipeError
 from zoo_vqvae.attention import AxialBlock
 
 Size3 = tuple[int, int, int]
+
+_FEW = 16
+"""Channels below which a strided 3D convolution is faster with channels last."""
 
 
 def check_stride(part: str, stride: Sequence[int]) -> Size3:
@@ -77,8 +81,10 @@ class SamePadConv3d(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Convolve; x_BCTHW -> (B, out_dim, T / s_t, H / s_h, W / s_w)."""
+        if self.conv.in_channels < _FEW:
+            x_BCTHW = channels_last(x_BCTHW)
         y: Tensor = self.conv(F.pad(x_BCTHW, self._extra) if any(self._extra) else x_BCTHW)
-        return y
+        return y.contiguous() if self.conv.in_channels < _FEW else y
 
 
 class SamePadConvTranspose3d(nn.Module):
@@ -92,8 +98,16 @@ class SamePadConvTranspose3d(nn.Module):
     def forward(self, x_BCthw: Tensor) -> Tensor:
         """Convolve; x_BCthw -> (B, out_dim, t * s_t, h * s_h, w * s_w)."""
         t, h, w = (n * s for n, s in zip(x_BCthw.shape[2:], self.stride, strict=True))
-        y: Tensor = self.convt(x_BCthw)
+        y: Tensor = self.convt(channels_last(x_BCthw))
         return y[:, :, :t, :h, :w]  # an axis of stride 1 has one too many, at its end
+
+
+class Relu(nn.ReLU):
+    """ReLU of a value that is needed no more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Replace what is below 0; the shape stays."""
+        return relu(x)
 
 
 class AttentionResidualBlock(nn.Module):
@@ -103,23 +117,22 @@ class AttentionResidualBlock(nn.Module):
         super().__init__()
         self.block = nn.Sequential(
             nn.BatchNorm3d(dim),
-            nn.ReLU(),
+            Relu(),
             SamePadConv3d(dim, dim // 2, kernel_size=3, bias=False),
             nn.BatchNorm3d(dim // 2),
-            nn.ReLU(),
+            Relu(),
             SamePadConv3d(dim // 2, dim, kernel_size=1, bias=False),
             nn.BatchNorm3d(dim),
-            nn.ReLU(),
+            Relu(),
             AxialBlock(dim, num_heads=num_heads),
         )
 
     def forward(self, x_BDthw: Tensor) -> Tensor:
         """Refine; the shape stays."""
-        y: Tensor = x_BDthw + self.block(x_BDthw)
-        return y
+        return add(self.block(x_BDthw), x_BDthw)
 
 
 def residual_stack(dim: int, *, num_blocks: int, num_heads: int) -> nn.Sequential:
     """Build the residual blocks and the normalisation after them."""
     blocks = [AttentionResidualBlock(dim, num_heads=num_heads) for _ in range(num_blocks)]
-    return nn.Sequential(*blocks, nn.BatchNorm3d(dim), nn.ReLU())
+    return nn.Sequential(*blocks, nn.BatchNorm3d(dim), Relu())

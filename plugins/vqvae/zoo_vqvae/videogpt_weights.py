@@ -26,7 +26,9 @@ _RENAMED = {
 }
 
 
-def map_videogpt_state_dict(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+def map_videogpt_state_dict(
+    state: Mapping[str, Any], *, prefix: str | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
     """Rename the weights of a public VideoGPT VQ-VAE to those of our autoencoder.
 
     The result fits an autoencoder of `videogpt` encoder and decoder, `vq-ema` and both 1x1x1
@@ -36,6 +38,7 @@ def map_videogpt_state_dict(state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     Args:
         state: Names to tensors; or a whole Lightning checkpoint, whose ``state_dict`` is taken. A
             common prefix (``vqvae.`` in a checkpoint of the VideoGPT prior) is stripped.
+        prefix: Which VQ-VAE to take where there are several.
 
     Returns:
         Our names to tensors, complete; and the sorted names of `state` that have no place.
@@ -46,7 +49,7 @@ def map_videogpt_state_dict(state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     inner = state.get("state_dict")
     if isinstance(inner, Mapping):
         state = inner
-    prefix = _prefix(state)
+    prefix = _prefix(state, prefix)
     known = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     unused = [name for name in state if not name.startswith(prefix)]
 
@@ -69,12 +72,14 @@ def map_videogpt_state_dict(state: Mapping[str, Any]) -> tuple[dict[str, Tensor]
     return mapped, sorted(unused)
 
 
-def _prefix(state: Mapping[str, Any]) -> str:
-    found = [name for name in state if name == _LANDMARK or name.endswith("." + _LANDMARK)]
+def _prefix(state: Mapping[str, Any], prefix: str | None) -> str:
+    found = [name for name in state if f".{name}".endswith(f".{_LANDMARK}")]
+    if prefix is not None:
+        found = [name for name in found if name == prefix + _LANDMARK]
     if len(found) != 1:
         raise WeightsError(
             f"no VideoGPT VQ-VAE in these weights: {len(found)} names end in {_LANDMARK!r} and one must; "
-            f"there are {_listing(state)}"
+            f"there are {_listing(found or state)}"
         )
     prefix = found[0].removesuffix(_LANDMARK)
     lacking = [prefix + name for name in _NEEDED if not isinstance(state.get(prefix + name), Tensor)]

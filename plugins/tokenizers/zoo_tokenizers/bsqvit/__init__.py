@@ -1,5 +1,6 @@
 """BSQ-ViT, transformer tokenizers for images and video (https://arxiv.org/abs/2406.07548)."""
 
+from zoo.converters import Converter
 from zoo.parts import PartSpec
 
 _PAPER = "https://arxiv.org/abs/2406.07548"
@@ -42,5 +43,15 @@ PARTS = [
         example=_EXAMPLE | {"head_width": 24},
         paper=_PAPER,
         license="MIT",
+    ),
+]
+
+CONVERTERS = [
+    Converter(
+        "bsqvit",
+        "zoo_tokenizers.bsqvit.weights:map_bsqvit_state_dict",
+        recipes=("bsqvit-*",),
+        summary="BSQ-ViT of images and video: checkpoint.pt; --prefix tells averaged weights from others.",
+        source="https://github.com/zhaoyue-zephyrus/bsq-vit#main-results",
     ),
 ]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.convolution import add, doubled_conv2d, silu
 from zoo.streaming import all_so_far, is_first_piece, lead_in
 
 # CUDA kernels put the rows on a launch axis that ends at 65535 (pytorch issue 142228).
@@ -111,10 +112,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BtDhw: Tensor) -> Tensor:
         """Refine; D -> out_dim."""
-        h = self.conv1(F.silu(self.norm1(x_BtDhw)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        y: Tensor = self.nin_shortcut(x_BtDhw) + h
-        return y
+        h = self.conv1(silu(self.norm1(x_BtDhw)))
+        h = self.conv2(silu(self.norm2(h)))
+        return add(h, self.nin_shortcut(x_BtDhw))
 
 
 class _Attention(nn.Module):
@@ -140,8 +140,8 @@ class _Attention(nn.Module):
             k = all_so_far(self, k, dim=2, purpose="keys")
             v = all_so_far(self, v, dim=2, purpose="values")
         attended = _attend(q, k, v, is_causal=self.is_causal)
-        y: Tensor = self.proj_out(rearrange(attended, f"{self.rows} -> b t d h w", b=b, t=t, h=h, w=w))
-        return x_BtDhw + y
+        y = self.proj_out(rearrange(attended, f"{self.rows} -> b t d h w", b=b, t=t, h=h, w=w))
+        return add(y, x_BtDhw)
 
 
 class SpatialAttention(_Attention):
@@ -233,7 +233,15 @@ class HybridUpsample(nn.Module):
             x_BtDhw = x_BtDhw.repeat_interleave(2, dim=1)[:, is_first_piece() :]
             x_BtDhw = self.conv1(x_BtDhw) + x_BtDhw
         if self.conv2 is not None:
-            x_BtDhw = x_BtDhw.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
-            x_BtDhw = self.conv2(x_BtDhw) + x_BtDhw
+            x_BtDhw = self._double(x_BtDhw)
         y: Tensor = self.conv3(x_BtDhw)
         return y
+
+    def _double(self, x_BtDhw: Tensor) -> Tensor:
+        """Repeat every pixel in a square and add a convolution of that."""
+        assert self.conv2 is not None
+        kernel = self.conv2.conv3d.weight.squeeze(2)
+        frames = x_BtDhw.flatten(0, 1)
+        y = doubled_conv2d(frames, kernel, self.conv2.conv3d.bias)
+        y = add(y, F.interpolate(frames, scale_factor=2.0, mode="nearest"))
+        return torch.unflatten(y, 0, x_BtDhw.shape[:2])

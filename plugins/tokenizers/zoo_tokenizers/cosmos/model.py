@@ -14,9 +14,9 @@ frames stand before channels (x_BtDhw, see `zoo_tokenizers.cosmos.layers`).
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.convolution import silu
 from zoo.errors import PortError
 from zoo.streaming import is_first_piece
 from zoo_tokenizers.cosmos.haar import haar_patches, haar_unpatches
@@ -114,7 +114,7 @@ class CosmosEncoder(nn.Module):
         h = self.conv_in(h)
         for level in self.down:
             h = level(h)
-        z_BtDhw: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        z_BtDhw: Tensor = self.conv_out(silu(self.norm_out(self.mid(h))))
         return z_BtDhw.transpose(1, 2).contiguous()
 
 
@@ -198,7 +198,7 @@ class CosmosDecoder(nn.Module):
         h = self.mid(self.conv_in(z_BDthw.transpose(1, 2)))
         for level in reversed(self.up):
             h = level(h)
-        y_BtDhw: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        y_BtDhw: Tensor = self.conv_out(silu(self.norm_out(h)))
         return haar_unpatches(y_BtDhw.transpose(1, 2), self.patch_size, is_first=is_first_piece())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoo.converters import Converter
 from zoo.parts import PartSpec
 
 if TYPE_CHECKING:
@@ -50,3 +51,19 @@ def __getattr__(name: str) -> Any:
 
         return inflate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+CONVERTERS = [
+    Converter(
+        "magvit",
+        "zoo_tokenizers.magvit.weights:map_magvit_state_dict",
+        recipes=("magvit-video-*",),
+        summary="3D-VQs of MAGVIT, Flax parameters saved flat as safetensors.",
+        source="https://github.com/google-research/magvit",
+        arguments={
+            "num_residual_blocks": "encoder.num_residual_blocks",
+            "temporal_stride": "encoder.temporal_stride",
+            "quantizer": "quantizer.use",
+        },
+    ),
+]

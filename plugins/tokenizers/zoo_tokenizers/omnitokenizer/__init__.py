@@ -1,5 +1,6 @@
 """OmniTokenizer, one tokenizer for images and video (https://arxiv.org/abs/2406.09399)."""
 
+from zoo.converters import Converter
 from zoo.parts import PartSpec
 
 _PAPER = "https://arxiv.org/abs/2406.09399"
@@ -60,5 +61,16 @@ PARTS = [
         example={"codebook_size": 32, "latent_dim": 8},
         paper=_PAPER,
         license="Apache-2.0",
+    ),
+]
+
+CONVERTERS = [
+    Converter(
+        "omnitokenizer",
+        "zoo_tokenizers.omnitokenizer.weights:map_omnitokenizer_state_dict",
+        recipes=("omnitokenizer-video-*",),
+        summary="OmniTokenizers: imagenet_k600.ckpt and its siblings.",
+        source="https://huggingface.co/Daniel0724/OmniTokenizer",
+        arguments={"positions": "encoder.positions", "in_channels": "encoder.in_channels"},
     ),
 ]

@@ -1,5 +1,6 @@
 """The video tokenizer of Open-MAGVIT2 (https://arxiv.org/abs/2409.04410), as published and truly causal."""
 
+from zoo.converters import Converter
 from zoo.parts import PartSpec
 
 _PAPER = "https://arxiv.org/abs/2409.04410"
@@ -48,5 +49,15 @@ PARTS = [
         example=_EXAMPLE,
         paper=_PAPER,
         license="Apache-2.0",
+    ),
+]
+
+CONVERTERS = [
+    Converter(
+        "open-magvit2",
+        "zoo_tokenizers.open_magvit2.weights:map_open_magvit2_state_dict",
+        recipes=("open-magvit2-*",),
+        summary="Open-MAGVIT2 for video: video_128_262144.ckpt.",
+        source="https://huggingface.co/TencentARC/Open-MAGVIT2-Tokenizer-262144-Video",
     ),
 ]

@@ -1,5 +1,6 @@
 """TAEHV, the tiny autoencoders for the latents of video generators (https://github.com/madebyollin/taehv)."""
 
+from zoo.converters import Converter
 from zoo.parts import PartSpec
 
 _SOURCE = "https://github.com/madebyollin/taehv"
@@ -33,5 +34,15 @@ PARTS = [
         example=_EXAMPLE | {"widths": [16, 8, 8, 8]},
         paper=_SOURCE,
         license="MIT",
+    ),
+]
+
+CONVERTERS = [
+    Converter(
+        "taehv",
+        "zoo_tokenizers.taehv.weights:map_taehv_state_dict",
+        recipes=("taehv-video-*",),
+        summary="TAEHV: taehv.pth, taew2_1.pth and its siblings.",
+        source="https://github.com/madebyollin/taehv",
     ),
 ]

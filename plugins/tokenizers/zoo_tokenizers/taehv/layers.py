@@ -125,3 +125,20 @@ def run_layers(layers: Iterable[nn.Module], x_BtDhw: Tensor) -> Tensor:
         else:
             x_BtDhw = torch.unflatten(layer(x_BtDhw.flatten(0, 1)), 0, x_BtDhw.shape[:2])
     return x_BtDhw
+
+
+def init_layers(layers: nn.Sequential, *, num_last: int = 0) -> None:
+    """Give the layers outside memory blocks weights that keep signals as large as they are.
+
+    PyTorch's own start shrinks them from layer to layer, until a model this deep learns no more than the mean
+    of its videos for hundreds of steps. Memory blocks add to their input, and keep it.
+
+    Args:
+        layers: All layers of a part.
+        num_last: How many at the end keep PyTorch's start.
+    """
+    for layer in list(layers)[: len(layers) - num_last]:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif isinstance(layer, TimePool | TimeGrow):
+            nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="linear")

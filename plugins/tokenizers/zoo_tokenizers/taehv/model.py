@@ -37,6 +37,7 @@ from zoo_tokenizers.taehv.layers import (
     TimePool,
     WideMemoryBlock,
     conv3x3,
+    init_layers,
     run_layers,
 )
 
@@ -93,6 +94,7 @@ class TAEHVEncoder(nn.Module):
             layers += [TimePool(dim, time), conv3x3(dim, dim, stride=2, bias=False)]
             layers += [MemoryBlock(dim) for _ in range(_NUM_BLOCKS)]
         self.layers = nn.Sequential(*layers, conv3x3(dim, latent_dim))
+        init_layers(self.layers)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Encode video in [-1, 1] to z_BDthw.
@@ -227,6 +229,7 @@ class TAEHVDecoder(_Decoder):
         self.layers = nn.Sequential(
             *layers, nn.ReLU(), conv3x3(widths[-1], out_channels * self.patch_size**2)
         )
+        init_layers(self.layers, num_last=1)
 
 
 class TAEHVSuperDecoder(_Decoder):
@@ -263,6 +266,7 @@ class TAEHVSuperDecoder(_Decoder):
             layers += [conv3x3(widths[i], 4 * widths[i + 1]), nn.ReLU(), nn.PixelShuffle(2)]
             layers += [TimeGrow(widths[i + 1], time)]
         self.layers = nn.Sequential(*layers, conv3x3(widths[-1], out_channels * self.patch_size**2))
+        init_layers(self.layers, num_last=1)
 
 
 def _time_strides(stride: int) -> list[int]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.convolution import add, doubled_conv2d, silu
 from zoo.errors import PortError, RecipeError
 
 _NUM_GROUPS = 32
@@ -97,10 +98,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Refine; only the number of channels changes."""
-        h = self.conv1(F.silu(self.norm1(x_BCHW)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        y: Tensor = self.nin_shortcut(x_BCHW) + h
-        return y
+        h = self.conv1(silu(self.norm1(x_BCHW)))
+        h = self.conv2(silu(self.norm2(h)))
+        return add(h, self.nin_shortcut(x_BCHW))
 
 
 class AttentionBlock(nn.Module):
@@ -119,9 +119,8 @@ class AttentionBlock(nn.Module):
         h = self.norm(x_BCHW)
         q, k, v = (rearrange(conv(h), "b c h w -> b 1 (h w) c") for conv in (self.q, self.k, self.v))
         mixed_B1NC = F.scaled_dot_product_attention(q, k, v)
-        mixed_BCHW = rearrange(mixed_B1NC, "b 1 (h w) c -> b c h w", h=x_BCHW.shape[2]).contiguous()
-        y: Tensor = x_BCHW + self.proj_out(mixed_BCHW)
-        return y
+        mixed_BCHW = rearrange(mixed_B1NC, "b 1 (h w) c -> b c h w", h=x_BCHW.shape[2])
+        return add(self.proj_out(mixed_BCHW), x_BCHW)
 
 
 class Downsample(nn.Module):
@@ -146,8 +145,7 @@ class Upsample(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve; x_BCHW -> (B, C, 2 * H, 2 * W)."""
-        y: Tensor = self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
-        return y
+        return doubled_conv2d(x_BCHW, self.conv.weight, self.conv.bias)
 
 
 class Level(nn.Module):

@@ -9,9 +9,9 @@ Shapes: B frames, C colour channels, H W pixels, D latent channels, h w the late
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.convolution import in_groups, silu
 from zoo_tokenizers.taming.layers import (
     DownLevel,
     Middle,
@@ -67,6 +67,7 @@ class TamingEncoder(nn.Module):
             latent_dim=latent_dim,
         )
         last = len(widths) - 1
+        self.widths = widths
         self.in_channels = in_channels
         self.latent_dim = latent_dim
         self.stride = (1, 2**last, 2**last)
@@ -92,11 +93,20 @@ class TamingEncoder(nn.Module):
             PortError: H or W is not a multiple of the stride, or C is not `in_channels`.
         """
         check_frames("encoder taming", x_BCHW, in_channels=self.in_channels, stride=self.stride[1])
-        h = self.conv_in(x_BCHW)
-        for level in self.down:
-            h = level(h)
-        z_BDhw: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        h = self.mid(self._shrink(x_BCHW, len(self.down) - 1))
+        z_BDhw: Tensor = self.conv_out(silu(self.norm_out(h)))
         return z_BDhw
+
+    def _shrink(self, x_BCHW: Tensor, level: int) -> Tensor:
+        """Run all levels down to one, the finer the fewer frames at a time."""
+        if level < 0:
+            h: Tensor = self.conv_in(x_BCHW)
+            return h
+        return in_groups(
+            lambda group: self.down[level](self._shrink(group, level - 1)),
+            x_BCHW,
+            bytes_each=_bytes_of(x_BCHW, self.widths[level], 2.0**-level),
+        )
 
 
 class TamingDecoder(nn.Module):
@@ -140,6 +150,7 @@ class TamingDecoder(nn.Module):
             latent_dim=latent_dim,
         )
         last = len(widths) - 1
+        self.widths = widths
         self.out_channels = out_channels
         self.latent_dim = latent_dim
         self.stride = (1, 2**last, 2**last)
@@ -172,7 +183,21 @@ class TamingDecoder(nn.Module):
         """
         check_frame_latents("decoder taming", z_BDhw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDhw))
-        for level in reversed(self.up):
-            h = level(h)
-        x_BCHW: Tensor = self.conv_out(F.silu(self.norm_out(h)))
-        return x_BCHW
+        return self._grow(h, len(self.up) - 1)
+
+    def _grow(self, h_BDhw: Tensor, level: int) -> Tensor:
+        """Run all levels up from one, the finer the fewer frames at a time."""
+        if level < 0:
+            x_BCHW: Tensor = self.conv_out(silu(self.norm_out(h_BDhw)))
+            return x_BCHW
+        return in_groups(
+            lambda group: self._grow(self.up[level](group), level - 1),
+            h_BDhw,
+            bytes_each=_bytes_of(h_BDhw, self.widths[level], 2.0 if level else 1.0),
+        )
+
+
+def _bytes_of(x_BCHW: Tensor, width: int, scale: float) -> int:
+    """Return the size of a frame of so many channels, with sides longer by a factor."""
+    height, breadth = x_BCHW.shape[2:]
+    return int(width * height * breadth * scale**2 * x_BCHW.element_size())

@@ -32,6 +32,6 @@ CONVERTERS = [
         "zoo_tokenizers.tats.weights:map_tats_state_dict",
         recipes=("tats-video-*",),
         summary="VQGANs of TATS: vqgan_*.ckpt.",
-        source="https://github.com/SongweiGe/TATS#download",
+        source="https://github.com/SongweiGe/TATS#datasets-and-trained-models",
     ),
 ]

@@ -31,7 +31,7 @@ class PixelNorm(nn.Module):
 
 
 class CausalMix(nn.Module):
-    """Mixes every pixel's channels over its frame and the two before it; the first frame is repeated in front.
+    """Mixes every pixel's channels over its frame and the two before it; the first is repeated in front.
 
     Args:
         dim: Channels.
@@ -67,6 +67,20 @@ class Block(nn.Module):
         h = F.silu(self.space(self.norm(x_NDhw)))
         y_NDhw: Tensor = x_NDhw + self.time(h, num_clips=num_clips)
         return y_NDhw
+
+
+class Level(nn.Module):
+    """The blocks of one size."""
+
+    def __init__(self, dim: int, num_blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim) for _ in range(num_blocks))
+
+    def forward(self, x_NDhw: Tensor, *, num_clips: int) -> Tensor:
+        """Refine; the shape stays."""
+        for block in self.blocks:
+            x_NDhw = block(x_NDhw, num_clips=num_clips)
+        return x_NDhw
 
 
 def fold(x_NDhw: Tensor, *, time: int, space: int, num_clips: int) -> Tensor:
@@ -131,5 +145,5 @@ def _resize_channels(x_NDhw: Tensor, num: int) -> Tensor:
     """Average neighbouring groups of channels, or repeat them, to get `num`."""
     dim = x_NDhw.shape[1]
     if dim % num == 0:
-        return x_NDhw.unflatten(1, (num, dim // num)).mean(2)
+        return torch.unflatten(x_NDhw, 1, (num, dim // num)).mean(2)
     return x_NDhw.repeat_interleave(-(-num // dim), dim=1)[:, :num]

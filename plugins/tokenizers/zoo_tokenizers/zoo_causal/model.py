@@ -1,10 +1,9 @@
 """Encoder and decoder of the zoo's own causal tokenizer.
 
-What it is made of: pixels are moved into channels first, so that no layer runs at full size; convolutions are
-factorised into one inside frames and one between them; the norm is over the channels of a pixel, so nothing
-looks ahead; every change of size is one product of matrices with a shortcut past it, and none repeats frames or
-pixels before a convolution. s_t frames become one latent frame, the first ones like all others, so a stream is
-made of equal pieces.
+What it is made of: patches of pixels over several frames become channels first, so that no layer runs at full
+size; convolutions are factorised into one inside frames and one between them; the norm is over the channels
+of a pixel, so nothing looks ahead; every change of size is one product of matrices with a shortcut past it.
+s_t frames become one latent frame, the first ones like all others, so a stream is made of equal pieces.
 
 Shapes: B batch, C colour channels, T H W frames and pixels, D channels, t h w the latent grid, N = B * t
 frames (see `zoo_tokenizers.zoo_causal.layers`).
@@ -19,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import PortError, RecipeError
-from zoo_tokenizers.zoo_causal.layers import Block, Grow, PixelNorm, Shrink, fold, unfold
+from zoo_tokenizers.zoo_causal.layers import Grow, Level, PixelNorm, Shrink, fold, unfold
 
 
 def _check(
@@ -75,8 +74,8 @@ class ZooCausalEncoder(nn.Module):
         self,
         *,
         in_channels: int = 3,
-        widths: list[int] = [128, 256, 384],  # noqa: B006 - read, never changed
-        num_blocks: list[int] = [2, 3, 4],  # noqa: B006 - read, never changed
+        widths: list[int] = [192, 512],  # noqa: B006 - read, never changed
+        num_blocks: list[int] = [2, 6],  # noqa: B006 - read, never changed
         latent_dim: int = 6,
         stride: list[int] = [4, 8, 8],  # noqa: B006 - read, never changed
         patch_size: list[int] = [4, 4, 4],  # noqa: B006 - read, never changed
@@ -89,10 +88,7 @@ class ZooCausalEncoder(nn.Module):
         self.latent_dim = latent_dim
         self.patch_time, self.patch_space = patch_size[0], patch_size[1]
         self.conv_in = nn.Conv2d(in_channels * math.prod(patch_size), widths[0], 3, padding=1)
-        self.levels = nn.ModuleList(
-            nn.ModuleList(Block(width) for _ in range(num))
-            for width, num in zip(widths, num_blocks, strict=True)
-        )
+        self.levels = nn.ModuleList(Level(width, num) for width, num in zip(widths, num_blocks, strict=True))
         self.shrinks = nn.ModuleList(
             Shrink(widths[n], widths[n + 1], time=time, space=space) for n, (time, space) in enumerate(steps)
         )
@@ -125,8 +121,7 @@ class ZooCausalEncoder(nn.Module):
         h = self.conv_in(h.contiguous(memory_format=torch.channels_last))
         for n, level in enumerate(self.levels):
             h = self.shrinks[n - 1](h, num_clips=b) if n else h
-            for block in level:
-                h = block(h, num_clips=b)
+            h = level(h, num_clips=b)
         return rearrange(self.conv_out(self.norm_out(h)), "(B t) D h w -> B D t h w", B=b).contiguous()
 
 
@@ -152,8 +147,8 @@ class ZooCausalDecoder(nn.Module):
         self,
         *,
         out_channels: int = 3,
-        widths: list[int] = [128, 256, 384],  # noqa: B006 - read, never changed
-        num_blocks: list[int] = [3, 4, 4],  # noqa: B006 - read, never changed
+        widths: list[int] = [192, 512],  # noqa: B006 - read, never changed
+        num_blocks: list[int] = [4, 6],  # noqa: B006 - read, never changed
         latent_dim: int = 6,
         stride: list[int] = [4, 8, 8],  # noqa: B006 - read, never changed
         patch_size: list[int] = [4, 4, 4],  # noqa: B006 - read, never changed
@@ -166,10 +161,7 @@ class ZooCausalDecoder(nn.Module):
         self.latent_dim = latent_dim
         self.patch_time, self.patch_space = patch_size[0], patch_size[1]
         self.conv_in = nn.Conv2d(latent_dim, widths[-1], 1)
-        self.levels = nn.ModuleList(
-            nn.ModuleList(Block(width) for _ in range(num))
-            for width, num in zip(widths, num_blocks, strict=True)
-        )
+        self.levels = nn.ModuleList(Level(width, num) for width, num in zip(widths, num_blocks, strict=True))
         self.grows = nn.ModuleList(
             Grow(widths[n + 1], widths[n], time=time, space=space) for n, (time, space) in enumerate(steps)
         )
@@ -196,8 +188,7 @@ class ZooCausalDecoder(nn.Module):
         h = rearrange(z_BDthw, "B D t h w -> (B t) D h w").contiguous(memory_format=torch.channels_last)
         h = self.conv_in(h)
         for n in reversed(range(len(self.levels))):
-            for block in self.levels[n]:
-                h = block(h, num_clips=b)
+            h = self.levels[n](h, num_clips=b)
             h = self.grows[n - 1](h, num_clips=b) if n else h
         y = unfold(self.conv_out(self.norm_out(h)), time=self.patch_time, space=self.patch_space, num_clips=b)
         return rearrange(y, "(B T) C H W -> B C T H W", B=b).contiguous()
