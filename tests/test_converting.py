@@ -216,6 +216,7 @@ def test_what_does_not_fit_writes_nothing(tmp_path: Path) -> None:
 
     lost = {name: tensor for name, tensor in state.items() if name != "decoder.convts.0.convt.bias"}
     refused(lost, "vqvae-video-tiny", r"lack decoder\.convts\.0\.convt\.bias")
+    assert examine(tmp_path / "w.pt", "vqvae-video-tiny").missing == ("decoder.convts.0.convt.bias",)
     wrong = {**state, "encoder.conv_last.conv.bias": torch.ones(3)}
     refused(wrong, "vqvae-video-tiny", r"encoder\.conv_last\.conv\.bias is \(3,\) where \(32,\) fits")
     refused(state, "vqvae-video-base", r"encoder\.convs\.0\.conv\.weight is \(.*\) where the model has")

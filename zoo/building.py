@@ -21,6 +21,7 @@ from zoo.discovery import Catalogue, catalogue
 from zoo.errors import PluginError, PortError, RecipeError, ZooError
 from zoo.parts import Kind, Part
 from zoo.ports import Ports, ports_of
+from zoo.precision import lower_precision
 from zoo.recipe_files import RecipeSource, Resolved, read_registry, resolve
 from zoo.recipes import PartChoice, Recipe
 
@@ -71,6 +72,7 @@ def build(
     init: Mapping[str, str | Path] | None = None,
     seed: int | None = None,
     device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     **overrides: Any,
 ) -> Assembly:
     """Build a model, in evaluation mode.
@@ -81,6 +83,8 @@ def build(
         seed: Seed of the initial weights, leaving torch's global generator alone; when left out the
             global generator is used.
         device: Where the weights live; ``"meta"`` allocates none.
+        dtype: ``"bfloat16"`` lets an autoencoder's encoder and decoder compute in it, for inference;
+            what goes in and comes out stays float32.
         **overrides: Changes in the recipe's own words: ``quantizer="fsq"``,
             ``quantizer={"use": "fsq", "levels": [8, 5, 5, 5]}``, ``clip={"num_frames": 8}``.
 
@@ -94,6 +98,8 @@ def build(
         from zoo.weights import load_parts
 
         load_parts(model, init)
+    if dtype is not None:
+        lower_precision(model, dtype)
     return model
 
 

@@ -21,7 +21,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from zoo.streaming import Memory, in_stream, streaming
 
 GROUP_BYTES = 16 * 2**20
 """How large a tensor inside of a group may be. Larger ones (from 32 MiB in glibc) come fresh from the system
@@ -74,6 +76,50 @@ def in_groups(run: Callable[[Tensor], Tensor], x_BCHW: Tensor, *, bytes_each: in
     if num_groups < 2 or not saves_memory(x_BCHW):
         return run(x_BCHW)
     return torch.cat([run(group) for group in x_BCHW.tensor_split(num_groups)])
+
+
+def memories(part: nn.Module, x: Tensor, num: int) -> list[Memory] | None:
+    """Return empty memories for `in_pieces`, or None where a causal part should run in one go.
+
+    Args:
+        part: The part; one that is not causal runs in one go.
+        x: What it got.
+        num: How many memories: one for each nested call.
+    """
+    if not getattr(part, "causal", False) or in_stream() or not saves_memory(x):
+        return None
+    return [{} for _ in range(num)]
+
+
+def in_pieces(
+    part: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    x_BT: Tensor,
+    *,
+    memory: Memory | None,
+    bytes_each: int,
+    stride: int = 1,
+) -> Tensor:
+    """Run causal layers on few frames after few, as in a stream, and put the results together.
+
+    Calls may be nested, as those of `in_groups`; each level has a memory of its own.
+
+    Args:
+        part: What the layers belong to.
+        run: The layers.
+        x_BT: Frames along the second axis.
+        memory: What the layers carry from piece to piece; None runs them in one go.
+        bytes_each: Size of the largest tensor between the layers, for one frame.
+        stride: A piece is that many frames or a multiple.
+    """
+    if memory is None:
+        return run(x_BT)
+    length = stride * max(1, GROUP_BYTES // (bytes_each * stride))
+    results = []
+    for piece in torch.split(x_BT, length, dim=1):
+        with streaming(part, memory):
+            results.append(run(piece))
+    return torch.cat(results, dim=1)
 
 
 def doubled_conv2d(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,6 +1,8 @@
 """What an autoencoder costs: operations a frame, and what its streams keep between two pieces.
 
-On the meta device nothing is computed and nothing is allocated, so that the largest model takes seconds:
+On the meta device nothing is computed and nothing is allocated, so that the largest model takes seconds, and
+the operations are those of the plain network. Elsewhere fast paths do less, and torch's counter misses
+attention where a processor fuses it:
 
     from zoo.costs import costs
 
@@ -71,7 +73,7 @@ def costs(model: Autoencoder) -> Costs:
     """Count what a model does with one clip of its recipe's size, and what its streams keep.
 
     Args:
-        model: In evaluation mode; on the meta device for speed, elsewhere it gives the same.
+        model: In evaluation mode, on the meta device.
     """
     clip, device = model.recipe.clip, model.last_layer.device
     x_BCTHW = torch.zeros(1, clip.channels, clip.num_frames, clip.height, clip.width, device=device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class ZooError(ValueError):
     """Base of every error that is the caller's to mend; the command line prints it without a traceback."""
@@ -25,6 +27,18 @@ class RecipeError(ZooError):
 
 class WeightsError(ZooError):
     """A weights file or folder that is damaged, foreign or does not match the model."""
+
+
+class MissingTensorsError(WeightsError):
+    """Weights that lack tensors.
+
+    Attributes:
+        names: Every name that is missing, as the file would have it.
+    """
+
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class DataError(ZooError):

@@ -71,6 +71,11 @@ def _slot(layer: nn.Module, purpose: str) -> tuple[Memory, str] | None:
     return stream.memory, f"{stream.layers[layer]}:{purpose}"
 
 
+def in_stream() -> bool:
+    """Return whether a part runs on a piece of a clip, not on a whole one."""
+    return not torch.compiler.is_compiling() and _active.get() is not None
+
+
 def is_first_piece() -> bool:
     """Return whether a part runs on the start of a clip: outside of a stream always."""
     if torch.compiler.is_compiling():

@@ -25,6 +25,7 @@ from zoo.building import Plan, plan
 from zoo.discovery import DISTRIBUTION, catalogue
 from zoo.errors import UnknownNameError, WeightsError, ZooError
 from zoo.files import new_folder, sha256
+from zoo.precision import lower_precision
 from zoo.recipe_files import PART_FIELDS
 
 FORMAT = 1
@@ -81,13 +82,20 @@ def _write(
         (temporary / CARD).write_text(_card(model, files, card), encoding="utf-8")
 
 
-def load(reference: str | Path, *, device: str | torch.device | None = None) -> Assembly:
+def load(
+    reference: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Assembly:
     """Load a model, in evaluation mode.
 
     Args:
         reference: A model folder, a run folder that holds one, ``hf://owner/name@<40-digit commit>``, or
             a scheme that a plugin resolves.
         device: Where the weights go; the CPU when left out.
+        dtype: ``"bfloat16"`` lets an autoencoder's encoder and decoder compute in it, for inference;
+            what goes in and comes out stays float32.
 
     Raises:
         WeightsError: The folder is not a model, is damaged, or does not fit its own recipe.
@@ -105,6 +113,8 @@ def load(reference: str | Path, *, device: str | torch.device | None = None) -> 
     with torch.random.fork_rng(devices=[]):
         model = checked.make()
     model.load_state_dict(tensors)
+    if dtype is not None:
+        lower_precision(model, dtype)
     return model.to(device) if device is not None else model
 
 

@@ -17,7 +17,7 @@ from zoo.converters import OfferedConverter
 from zoo.converting.files import ForeignFile, merge, read_file
 from zoo.converting.report import card, document
 from zoo.discovery import Catalogue, catalogue
-from zoo.errors import PluginError, UnknownNameError, WeightsError, ZooError
+from zoo.errors import MissingTensorsError, PluginError, UnknownNameError, WeightsError, ZooError
 from zoo.parts import KINDS
 from zoo.recipe_files import Resolved
 from zoo.recipes import Recipe
@@ -62,7 +62,7 @@ class Conversion:
         files: What was read.
         mapped: Every tensor of ours that was filled.
         unused: Every tensor of the files that has no place here.
-        missing: Tensors of the model that nothing fills.
+        missing: Tensors that the file lacks, by the name it would have them under, or that nothing fills.
         problems: Why this cannot be written; empty when it can.
         without_discriminators: Whether the recipe has discriminators and the files have no weights for them:
             the model is written without.
@@ -223,6 +223,7 @@ def _attempt(
     problems: list[str] = []
     checked: Plan | None = None
     wanted: dict[str, Tensor] = {}
+    missing: list[str] = []
     recipe, found = resolved.name, resolved.recipe
     try:
         mapped, unused = _call(converter, state, found, prefix)
@@ -233,7 +234,8 @@ def _attempt(
     except ZooError as error:
         without = bool(found.discriminator)
         problems.append(str(error))
-    missing = sorted(wanted.keys() - mapped.keys())
+        missing = list(error.names) if isinstance(error, MissingTensorsError) else []
+    missing += sorted(wanted.keys() - mapped.keys())
     if checked is not None:
         problems += _misfits(mapped, wanted, missing)
     origins = _origins(mapped, state)

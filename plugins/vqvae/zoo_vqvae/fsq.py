@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from zoo.checks import require_indices
 from zoo.codebook import code_stats, count_codes
 from zoo.errors import PortError, RecipeError
 from zoo.outputs import Quantized
@@ -93,10 +94,7 @@ class FSQ(nn.Module):
 
     def lookup(self, indices_Bqthw: Tensor) -> Tensor:
         """Return the code values z_BDthw of int64 indices (B, 1, t, h, w)."""
-        if indices_Bqthw.ndim != 5 or indices_Bqthw.shape[1] != 1:
-            raise PortError(
-                f"quantizer fsq got indices of shape {tuple(indices_Bqthw.shape)}; it takes (B, 1, t, h, w)"
-            )
+        require_indices("quantizer fsq", indices_Bqthw)
         basis_D111, levels_D111, half_D111 = (
             _per_channel(values, indices_Bqthw)
             for values in (self._basis, self.levels, [level // 2 for level in self.levels])

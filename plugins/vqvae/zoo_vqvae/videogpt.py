@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.checks import require_clip, require_latent
 from zoo.convolution import relu
-from zoo.errors import PortError
 from zoo_vqvae.videogpt_layers import (
     SamePadConv3d,
     SamePadConvTranspose3d,
@@ -71,16 +71,9 @@ class VideoGPTEncoder(nn.Module):
         Raises:
             PortError: T, H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        size = tuple(x_BCTHW.shape[2:])
-        if x_BCTHW.ndim != 5 or any(n < s or n % s for n, s in zip(size, self.stride, strict=True)):
-            raise PortError(
-                f"encoder videogpt got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) "
-                f"with T, H, W multiples of its stride {self.stride}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder videogpt has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
+        require_clip(
+            "encoder videogpt", x_BCTHW, in_channels=self.in_channels, stride=self.stride, lead_frame=False
+        )
         h = x_BCTHW * 0.5
         for conv in self.convs:
             h = relu(conv(h))
@@ -139,11 +132,7 @@ class VideoGPTDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder videogpt got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent("decoder videogpt", z_BDthw, latent_dim=self.latent_dim)
         h: Tensor = self.res_stack(z_BDthw)
         for convt in self.convts[:-1]:
             h = relu(convt(h))

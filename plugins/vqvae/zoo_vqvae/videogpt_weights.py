@@ -6,19 +6,21 @@ autoencoder of ours holds `encoder`, `pre_quant`, `quantizer`, `post_quant` and 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import WeightsError
+from zoo.converting.public_state import PublicState
 from zoo_vqvae.videogpt import VideoGPTDecoder, VideoGPTEncoder
 from zoo_vqvae.vq_ema import EMACodebook
 
-_LANDMARK = "encoder.conv_last.conv.weight"
-_NEEDED = (_LANDMARK, "encoder.convs.0.conv.weight", "codebook.embeddings")
+_NEEDED = {
+    "encoder.conv_last.conv.weight": 5,
+    "encoder.convs.0.conv.weight": 5,
+    "codebook.embeddings": 2,
+}
 _RENAMED = {
     "pre_vq_conv.conv.": "pre_quant.",
     "post_vq_conv.conv.": "post_quant.",
@@ -46,66 +48,24 @@ def map_videogpt_state_dict(
     Raises:
         WeightsError: These are not such weights, names are missing, or a shape does not fit.
     """
-    inner = state.get("state_dict")
-    if isinstance(inner, Mapping):
-        state = inner
-    prefix = _prefix(state, prefix)
-    known = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    unused = [name for name in state if not name.startswith(prefix)]
-
-    expected = _expected_shapes(known)
-    unused += [prefix + name for name in known if name not in expected]
-    missing = [prefix + name for name in expected if name not in known]
-    if missing:
-        raise WeightsError(
-            f"VideoGPT weights lack {_listing(missing)}; names without a place: {_listing(unused)}"
-        )
-    wrong = [
-        f"{prefix}{name} is {tuple(known[name].shape)} where {tuple(shape)} fits"
-        for name, shape in expected.items()
-        if known[name].shape != shape
-    ]
-    if wrong:
-        raise WeightsError(f"VideoGPT weights do not fit together: {_listing(wrong)}")
-    mapped = {_rename(name): known[name] for name in expected}
+    public = PublicState(state, family="VideoGPT VQ-VAE", needed=_NEEDED, prefix=prefix)
+    known, unused = public.take(_expected_shapes(public))
+    mapped = {_rename(name): value for name, value in known.items()}
     mapped["quantizer.initialized"] = torch.tensor(True)
-    return mapped, sorted(unused)
+    return mapped, unused
 
 
-def _prefix(state: Mapping[str, Any], prefix: str | None) -> str:
-    found = [name for name in state if f".{name}".endswith(f".{_LANDMARK}")]
-    if prefix is not None:
-        found = [name for name in found if name == prefix + _LANDMARK]
-    if len(found) != 1:
-        raise WeightsError(
-            f"no VideoGPT VQ-VAE in these weights: {len(found)} names end in {_LANDMARK!r} and one must; "
-            f"there are {_listing(found or state)}"
-        )
-    prefix = found[0].removesuffix(_LANDMARK)
-    lacking = [prefix + name for name in _NEEDED if not isinstance(state.get(prefix + name), Tensor)]
-    if lacking:
-        raise WeightsError(
-            f"VideoGPT weights lack the tensors {_listing(lacking)}; there are {_listing(state)}"
-        )
-    return prefix
-
-
-def _expected_shapes(known: Mapping[str, Any]) -> dict[str, torch.Size]:
+def _expected_shapes(public: PublicState) -> dict[str, torch.Size]:
     """Build the same model on the meta device, and read its names, in the public words."""
-
-    def length(pattern: str) -> int:
-        found = (re.match(pattern, name) for name in known)
-        return max((int(match[1]) + 1 for match in found if match), default=0)
-
-    hidden_dim = known[_LANDMARK].shape[0]
-    options = {
+    hidden_dim = public.tensors["encoder.conv_last.conv.weight"].shape[0]
+    options: dict[str, Any] = {
         "hidden_dim": hidden_dim,
-        "num_residual_blocks": length(r"encoder\.res_stack\.(\d+)\.block\."),
+        "num_residual_blocks": public.count(r"encoder\.res_stack\.(\d+)\.block\."),
         "num_heads": 1,  # neither the heads nor the axes that shrink show in a name or a shape
-        "stride": [2 ** length(r"encoder\.convs\.(\d+)\.")] * 3,
+        "stride": [2 ** public.count(r"encoder\.convs\.(\d+)\.")] * 3,
     }
-    colours = known["encoder.convs.0.conv.weight"].shape[1]
-    codebook_size, latent_dim = known["codebook.embeddings"].shape
+    colours = public.tensors["encoder.convs.0.conv.weight"].shape[1]
+    codebook_size, latent_dim = public.tensors["codebook.embeddings"].shape
     with torch.device("meta"):
         model = nn.ModuleDict(
             {
@@ -133,9 +93,3 @@ def _public_name(name: str) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     return name
-
-
-def _listing(names: Iterable[str], most: int = 8) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "none"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zoo.checks import require_indices, require_latent
 from zoo.code_gradients import pull, straight_through
 from zoo.codebook import code_stats, count_codes, draw_vectors, look_up, move_averages, on_grid
-from zoo.errors import PortError, RecipeError
+from zoo.errors import RecipeError
 from zoo.nearest import nearest_codes
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
@@ -93,11 +94,7 @@ class EMACodebook(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"quantizer vq-ema got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = latent_dim = {self.latent_dim}"
-            )
+        require_latent("quantizer vq-ema", z_BDthw, latent_dim=self.latent_dim, meaning="latent_dim")
         with full_precision(z_BDthw):
             z_BDn = at_least_fp32(z_BDthw).flatten(2)
             if self.training and not self.initialized.is_meta and not bool(self.initialized):
@@ -118,11 +115,7 @@ class EMACodebook(nn.Module):
 
     def lookup(self, indices_Bqthw: Tensor) -> Tensor:
         """Return the codes z_BDthw of int64 indices (B, 1, t, h, w)."""
-        if indices_Bqthw.ndim != 5 or indices_Bqthw.shape[1] != 1:
-            raise PortError(
-                f"quantizer vq-ema got indices of shape {tuple(indices_Bqthw.shape)}; "
-                "it takes (B, 1, t, h, w)"
-            )
+        require_indices("quantizer vq-ema", indices_Bqthw)
         return on_grid(look_up(self.embeddings, indices_Bqthw[:, 0].flatten(1)), indices_Bqthw.shape[2:])
 
     @torch.no_grad()

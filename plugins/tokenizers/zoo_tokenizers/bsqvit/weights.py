@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
 from zoo_tokenizers.bsqvit.model import (
     BSQViTDecoder,
@@ -20,7 +21,6 @@ from zoo_tokenizers.bsqvit.model import (
     BSQViTImageDecoder,
     BSQViTImageEncoder,
 )
-from zoo_tokenizers.public_state import PublicState
 
 _PROJECTIONS = {"pre_quant": "quant_embed", "post_quant": "post_quant_embed"}
 

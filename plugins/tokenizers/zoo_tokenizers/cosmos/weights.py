@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
 from zoo_tokenizers.cosmos.image import CosmosImageDecoder, CosmosImageEncoder
 from zoo_tokenizers.cosmos.model import CosmosDecoder, CosmosEncoder
-from zoo_tokenizers.public_state import PublicState
 
 _PROJECTIONS = {"pre_quant": "quant_conv", "post_quant": "post_quant_conv"}
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
 from zoo_tokenizers.magvit.layers import ResidualBlock, Upsample
 from zoo_tokenizers.magvit.model import MAGVITDecoder, MAGVITEncoder
-from zoo_tokenizers.public_state import PublicState
 
 _FAMILY = "MAGVIT 3D-VQ"
 _NEEDED = {

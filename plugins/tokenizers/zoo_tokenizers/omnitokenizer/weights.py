@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
 from zoo_tokenizers.omnitokenizer.model import OmniTokenizerDecoder, OmniTokenizerEncoder
-from zoo_tokenizers.public_state import PublicState
 
 _FAMILY = "OmniTokenizer"
 _ATTENTION = "encoder.enc_temporal_transformer.layers.0.1"

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
 from zoo_tokenizers.open_magvit2.model import OpenMagvit2Decoder, OpenMagvit2Encoder
-from zoo_tokenizers.public_state import PublicState
 
 _FAMILY = "Open-MAGVIT2 video tokenizer"
 _NEEDED = {

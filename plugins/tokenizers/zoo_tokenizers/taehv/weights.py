@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
-from zoo_tokenizers.public_state import PublicState
 from zoo_tokenizers.taehv.layers import TimeGrow
 from zoo_tokenizers.taehv.model import TAEHVDecoder, TAEHVEncoder, TAEHVSuperDecoder
 

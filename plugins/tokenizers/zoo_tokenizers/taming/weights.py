@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
-from zoo_tokenizers.public_state import PublicState
 from zoo_tokenizers.taming.model import TamingDecoder, TamingEncoder
 
 _FAMILY = "taming VQGAN"

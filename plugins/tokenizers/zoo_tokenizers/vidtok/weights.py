@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.converting.public_state import PublicState
 from zoo.errors import RecipeError, WeightsError
-from zoo_tokenizers.public_state import PublicState
 from zoo_tokenizers.vidtok.model import VidTokDecoder, VidTokEncoder
 from zoo_tokenizers.vidtok.noncausal import VidTokNoncausalDecoder, VidTokNoncausalEncoder
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Size, Tensor
 
-from zoo.errors import WeightsError
+from zoo.errors import MissingTensorsError, WeightsError
 
 
 class PublicState:
@@ -86,8 +86,9 @@ class PublicState:
         unused = self._others + [self._prefix + name for name in self.tensors if name not in expected]
         missing = [self._prefix + name for name in expected if name not in self.tensors]
         if missing:
-            raise WeightsError(
-                f"{self._family} weights lack {listing(missing)}; names without a place: {listing(unused)}"
+            raise MissingTensorsError(
+                f"{self._family} weights lack {listing(missing)}; names without a place: {listing(unused)}",
+                sorted(missing),
             )
         wrong = [
             f"{self._prefix}{name} is {tuple(self.tensors[name].shape)} where {tuple(shape)} fits"
