@@ -46,7 +46,6 @@ def peak_mib(name: str, num_frames: int, side: int) -> float:
     """Stream a video through a model; return the most memory this process ever held, in MiB."""
     from zoo.windows import reconstruct_video
 
-    torch.set_num_threads(2)
     model = _model(name)
     for _ in reconstruct_video(model, frames(num_frames, side)):
         pass

@@ -12,6 +12,7 @@ Shapes: B batch, C colour channels, T H W frames and pixels, D latent channels, 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import importlib
 import logging
@@ -64,10 +65,17 @@ def taming(folder: Path) -> Pair:
     module = importlib.import_module("taming.modules.diffusionmodules.model")
     from zoo_tokenizers.taming.weights import map_taming_state_dict
 
-    options: dict[str, Any] = dict(
-        ch=128, out_ch=3, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attn_resolutions=[16], in_channels=3,
-        resolution=256, z_channels=256, double_z=False,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "ch": 128,
+        "out_ch": 3,
+        "ch_mult": (1, 1, 2, 2, 4),
+        "num_res_blocks": 2,
+        "attn_resolutions": [16],
+        "in_channels": 3,
+        "resolution": 256,
+        "z_channels": 256,
+        "double_z": False,
+    }
     theirs: Any = nn.Module()
     theirs.encoder = module.Encoder(**options)
     theirs.decoder = module.Decoder(**options)
@@ -85,11 +93,22 @@ def vidtok(folder: Path) -> Pair:
     module = importlib.import_module("vidtok.modules.model_3dcausal")
     from zoo_tokenizers.vidtok.weights import map_vidtok_state_dict
 
-    options: dict[str, Any] = dict(
-        double_z=True, z_channels=4, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4],
-        time_downsample_factor=4, num_res_blocks=2, dropout=0.0, use_checkpoint=False,
-        init_pad_mode="replicate", norm_type="layernorm", fix_encoder=False, fix_decoder=False,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "double_z": True,
+        "z_channels": 4,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 128,
+        "ch_mult": [1, 2, 4, 4],
+        "time_downsample_factor": 4,
+        "num_res_blocks": 2,
+        "dropout": 0.0,
+        "use_checkpoint": False,
+        "init_pad_mode": "replicate",
+        "norm_type": "layernorm",
+        "fix_encoder": False,
+        "fix_decoder": False,
+    }
     theirs: Any = nn.Module()
     theirs.encoder = module.EncoderCausal3DPadding(**options)
     theirs.decoder = module.DecoderCausal3DPadding(**options)
@@ -165,7 +184,7 @@ def _ours(
 
 
 def stand_in(name: str, **members: Any) -> None:
-    """Put an empty module where the public code imports what this machine lacks and inference does not use."""
+    """Put an empty module where public code imports what is not installed and inference does not use."""
     try:
         importlib.import_module(name)
     except ImportError:
@@ -244,8 +263,6 @@ def works(pair: Pair, name: str, size_HW: tuple[int, int], low_precision: bool) 
         Work(f"{name} decode {size}", run(decoder, z_ours), {name: run(pair.decode, z)}, pair.factors[1]),
     ]
     if low_precision:
-        import copy
-
         half = copy.deepcopy(pair.ours).to(torch.bfloat16)
         x_half, z_half = x.bfloat16(), z_ours.bfloat16()
         full = {"encode": run(encoder, x), "decode": run(decoder, z_ours)}
@@ -294,7 +311,8 @@ def main(arguments: list[str] | None = None) -> None:
             for other in others:
                 print(
                     f"{work.name}: {ratio(ours, other):.2f} times as fast as {other.name} (meant: "
-                    f"{work.factor:g}) with {ours.extra_mib / other.extra_mib:.2f} of its memory; load {load:.1f}",
+                    f"{work.factor:g}) with {ours.extra_mib / other.extra_mib:.2f} of its memory; "
+                    f"load {load:.1f}",
                     flush=True,
                 )
 

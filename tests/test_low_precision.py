@@ -6,6 +6,7 @@ Shapes: B batch, C channels, T H W frames and pixels.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import zoo
 from zoo.assemblies.autoencoder import Autoencoder
 from zoo.building import resolve_recipe
 from zoo.discovery import catalogue
-from zoo.errors import ZooError
+from zoo.errors import WeightsError, ZooError
 from zoo.precision import lower_precision
 
 TINY = sorted(
@@ -53,6 +54,12 @@ def test_reconstruction_in_bfloat16_takes_and_gives_float32() -> None:
         y_BCTHW = model.reconstruct(torch.zeros(1, 3, 9, 32, 32))
     assert y_BCTHW.dtype == torch.float32
     assert y_BCTHW.isfinite().all()
+
+
+def test_a_lowered_model_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is in bfloat16"):
+        zoo.save(zoo.build(TINY[0], dtype="bfloat16"), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_precisions_and_models_are_refused() -> None:

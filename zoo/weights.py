@@ -47,9 +47,12 @@ def save(model: Assembly, folder: str | Path, *, force: bool = False, card: str 
 
     Raises:
         OutputExistsError: The folder exists and `force` is off.
-        WeightsError: The folder exists and holds something else than a model, which is never deleted.
+        WeightsError: The folder exists and holds something else than a model, which is never deleted; or the
+            model was lowered to bfloat16, which lost digits of its weights.
     """
     folder = Path(folder)
+    if any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()):
+        raise WeightsError(f"{model.name} is in bfloat16, for inference; load it without dtype= to save it")
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} exists and is not a model folder; it will not be replaced")
     tensors = saveable(model.state_dict())

@@ -7,25 +7,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from zoo.errors import PortError, RecipeError
+from zoo import checks
+from zoo.errors import RecipeError
 
 
 def require_latent(name: str, z_BDthw: Tensor, width: int, meaning: str = "latent_dim") -> None:
     """Raise `PortError` unless the latent is (B, width, t, h, w); `meaning` says where the width is from."""
-    if z_BDthw.ndim != 5 or z_BDthw.shape[1] != width:
-        raise PortError(
-            f"quantizer {name} got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-            f"with D = {meaning} = {width}"
-        )
+    checks.require_latent(f"quantizer {name}", z_BDthw, latent_dim=width, meaning=meaning)
 
 
 def require_indices(name: str, indices_Bqthw: Tensor, num_codebooks: int = 1) -> None:
     """Raise `PortError` unless the indices are (B, num_codebooks, t, h, w)."""
-    if indices_Bqthw.ndim != 5 or indices_Bqthw.shape[1] != num_codebooks:
-        raise PortError(
-            f"quantizer {name} got indices of shape {tuple(indices_Bqthw.shape)}; "
-            f"it takes (B, {num_codebooks}, t, h, w)"
-        )
+    checks.require_indices(f"quantizer {name}", indices_Bqthw, num_codebooks=num_codebooks)
 
 
 def require_sizes(name: str, *, codebook_size: int, latent_dim: int) -> None:
@@ -39,9 +32,7 @@ def require_sizes(name: str, *, codebook_size: int, latent_dim: int) -> None:
 
 def require_count(name: str, **options: int) -> None:
     """Raise `RecipeError` when one of the options is less than 1."""
-    for option, value in options.items():
-        if value < 1:
-            raise RecipeError(f"quantizer {name}: {option} is {value}; it must be at least 1, such as 16")
+    checks.require_positive(f"quantizer {name}", **options)
 
 
 def require_at_least_zero(name: str, **options: float) -> None:

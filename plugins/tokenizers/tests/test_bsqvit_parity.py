@@ -9,16 +9,13 @@ Shapes: B batch, C colours, T H W frames and pixels.
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import assert_like, fill, load, noise
 from torch import Tensor, nn
 
 import zoo
@@ -32,42 +29,8 @@ from zoo_tokenizers.bsqvit.model import (
 )
 from zoo_tokenizers.bsqvit.weights import map_bsqvit_state_dict
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_bsqvit.json").read_text())
+GOLDEN: dict[str, Any] = load("bsqvit")
 CASES = [pytest.param(case, id=case["name"]) for case in GOLDEN["cases"]]
-
-
-def noise(name: str, shape: Iterable[int]) -> Tensor:
-    """Numbers in [-1, 1) that depend on name and position only, float64; no random generator."""
-    shape = tuple(shape)
-    i = torch.arange(math.prod(shape), dtype=torch.float64)
-    hashed = (i * 12.9898 + zlib.crc32(name.encode()) % 10_007 * 0.613).sin() * 43758.5453
-    return ((hashed - hashed.floor()) * 2 - 1).reshape(shape)
-
-
-def fill(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Values for names of the public state dict, float64; positions as large as what they join."""
-    state: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        value = noise(name, shape)
-        if len(shape) > 1 and "positional" not in name:
-            value = value * (9 / math.prod(shape[1:])) ** 0.5
-        elif ".ln_" in name and name.endswith("weight"):
-            value = 1 + 0.3 * value
-        elif len(shape) == 1:
-            value = 0.1 * value
-        state[name] = value
-    return state
-
-
-def fingerprint(tensor: Tensor) -> list[float]:
-    """Root mean square, and three weighed sums scaled alike."""
-    flat = tensor.detach().double().flatten()
-    sums = [float((flat * noise(f"sum {i}", flat.shape)).sum()) / len(flat) ** 0.5 for i in range(3)]
-    return [float(flat.square().mean().sqrt()), *sums]
-
-
-def assert_like(tensor: Tensor, expected: list[float], tolerance: float) -> None:
-    assert fingerprint(tensor) == pytest.approx(expected, rel=0, abs=tolerance * expected[0])
 
 
 class BSQViT(nn.Module):
@@ -106,7 +69,12 @@ def public_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def golden_model(case: dict[str, Any]) -> BSQViT:
     model = BSQViT(case)
-    state = fill({name: value.shape for name, value in public_state(model.state_dict()).items()})
+    state = fill(
+        {name: value.shape for name, value in public_state(model.state_dict()).items()},
+        scales=r"\.ln_.*weight",
+        plain="positional",
+        gain=9,
+    )
     mapped, unused = map_bsqvit_state_dict(state)
     assert unused == []
     model.double().load_state_dict(mapped, strict=True)

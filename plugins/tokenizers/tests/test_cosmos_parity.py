@@ -8,16 +8,13 @@ Shapes: B batch, C colours, T H W frames and pixels.
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import assert_like, fill, load, noise
 from torch import Tensor, nn
 
 from zoo.errors import WeightsError
@@ -26,45 +23,11 @@ from zoo_tokenizers.cosmos.model import CosmosDecoder, CosmosEncoder
 from zoo_tokenizers.cosmos.weights import map_cosmos_image_state_dict, map_cosmos_state_dict
 from zoo_vqvae.fsq import FSQ
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_cosmos.json").read_text())
+GOLDEN: dict[str, Any] = load("cosmos")
 CASES = [
     pytest.param(case, id=f"{case['kind']}{'x'.join(map(str, case['stride']))}") for case in GOLDEN["cases"]
 ]
 LEVELS = [8, 8, 8, 5, 5, 5]
-
-
-def noise(name: str, shape: Iterable[int]) -> Tensor:
-    """Numbers in [-1, 1) that depend on name and position only, float64; no random generator."""
-    shape = tuple(shape)
-    i = torch.arange(math.prod(shape), dtype=torch.float64)
-    hashed = (i * 12.9898 + zlib.crc32(name.encode()) % 10_007 * 0.613).sin() * 43758.5453
-    return ((hashed - hashed.floor()) * 2 - 1).reshape(shape)
-
-
-def fill(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Values for names of the public state dict, float64."""
-    state: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        value = noise(name, shape)
-        if len(shape) > 1:
-            value = value * (3 / math.prod(shape[1:])) ** 0.5
-        elif ".norm" in name and name.endswith("weight"):
-            value = 1 + 0.3 * value
-        else:
-            value = 0.1 * value
-        state[name] = value
-    return state
-
-
-def fingerprint(tensor: Tensor) -> list[float]:
-    """Root mean square, and three weighed sums scaled alike."""
-    flat = tensor.detach().double().flatten()
-    sums = [float((flat * noise(f"sum {i}", flat.shape)).sum()) / len(flat) ** 0.5 for i in range(3)]
-    return [float(flat.square().mean().sqrt()), *sums]
-
-
-def assert_like(tensor: Tensor, expected: list[float], tolerance: float) -> None:
-    assert fingerprint(tensor) == pytest.approx(expected, rel=0, abs=tolerance * expected[0])
 
 
 class Cosmos(nn.Module):
@@ -116,7 +79,7 @@ def map_state_dict(state: Mapping[str, Tensor], case: dict[str, Any]) -> tuple[d
 
 def golden_model(case: dict[str, Any]) -> Cosmos:
     model = Cosmos(case["kind"], case["stride"], GOLDEN["base_channels"][case["kind"][1]])
-    state = fill({name: value.shape for name, value in public_state(model).items()})
+    state = fill({name: value.shape for name, value in public_state(model).items()}, scales=r"\.norm.*weight")
     mapped, unused = map_state_dict(state, case)
     assert unused == []
     model.double().load_state_dict(mapped, strict=True)

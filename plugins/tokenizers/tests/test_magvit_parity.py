@@ -8,16 +8,13 @@ Shapes: B batch, C colours, T H W frames and pixels.
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import assert_like, fill, load, noise
 from torch import Tensor, nn
 
 from zoo.errors import WeightsError
@@ -34,52 +31,12 @@ from zoo_tokenizers.open_magvit2.model import (
 from zoo_tokenizers.open_magvit2.weights import map_open_magvit2_state_dict
 
 FAMILIES = ("open_magvit2", "magvit")
-GOLDEN: dict[str, Any] = {
-    family: json.loads((Path(__file__).parent / f"golden_{family}.json").read_text()) for family in FAMILIES
-}
+GOLDEN: dict[str, Any] = {family: load(family) for family in FAMILIES}
 CASES = [
     pytest.param(family, case, id=f"{family}-{'x'.join(map(str, case['size']))}")
     for family in FAMILIES
     for case in GOLDEN[family]["cases"]
 ]
-
-
-def noise(name: str, shape: Iterable[int]) -> Tensor:
-    """Numbers in [-1, 1) that depend on name and position only, float64; no random generator."""
-    shape = tuple(shape)
-    i = torch.arange(math.prod(shape), dtype=torch.float64)
-    hashed = (i * 12.9898 + zlib.crc32(name.encode()) % 10_007 * 0.613).sin() * 43758.5453
-    return ((hashed - hashed.floor()) * 2 - 1).reshape(shape)
-
-
-def fill(shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
-    """Values for names of the public state dict, float64; Flax kernels end in the output channels."""
-    state: dict[str, Tensor] = {}
-    for name, size in shapes.items():
-        shape = tuple(size)
-        value = noise(name, shape)
-        if name.endswith("codebook"):
-            value = 0.5 * value
-        elif len(shape) > 1:
-            fan_in = math.prod(shape[:-1] if name.endswith("kernel") else shape[1:])
-            value = value * (3 / fan_in) ** 0.5
-        elif name.endswith("scale") or (".norm" in name and name.endswith("weight")):
-            value = 1 + 0.3 * value
-        else:
-            value = 0.1 * value
-        state[name] = value
-    return state
-
-
-def fingerprint(tensor: Tensor) -> list[float]:
-    """Root mean square, and three weighed sums scaled alike."""
-    flat = tensor.detach().double().flatten()
-    sums = [float((flat * noise(f"sum {i}", flat.shape)).sum()) / len(flat) ** 0.5 for i in range(3)]
-    return [float(flat.square().mean().sqrt()), *sums]
-
-
-def assert_like(tensor: Tensor, expected: list[float], tolerance: float) -> None:
-    assert fingerprint(tensor) == pytest.approx(expected, rel=0, abs=tolerance * expected[0])
 
 
 def build(family: str, options: dict[str, Any], codebook_size: int = 64) -> nn.ModuleDict:
@@ -101,15 +58,22 @@ def build(family: str, options: dict[str, Any], codebook_size: int = 64) -> nn.M
     )
 
 
+def public_values(shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
+    """Values for names of the public state dict; the codebook's as large as latents."""
+    values = fill(shapes, scales=r"scale|\.norm.*weight")
+    codebooks = {name: shape for name, shape in shapes.items() if name.endswith("codebook")}
+    return values | {name: 0.5 * noise(name, shape) for name, shape in codebooks.items()}
+
+
 def golden_model(family: str, case: dict[str, Any]) -> nn.ModuleDict:
     model = build(family, case["options"])
     if family == "open_magvit2":
         mapped, unused = map_open_magvit2_state_dict(
-            fill({name: value.shape for name, value in model.state_dict().items()})
+            public_values({name: value.shape for name, value in model.state_dict().items()})
         )
     else:
         mapped, unused = map_magvit_state_dict(
-            fill(case["shapes"]), num_residual_blocks=case["options"]["num_residual_blocks"]
+            public_values(case["shapes"]), num_residual_blocks=case["options"]["num_residual_blocks"]
         )
     assert unused == []
     model.double().load_state_dict(mapped, strict=True)

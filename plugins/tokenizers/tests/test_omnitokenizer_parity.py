@@ -8,16 +8,13 @@ Shapes: B batch, C colours, T H W frames and pixels.
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import assert_like, fill, load, noise
 from torch import Tensor, nn
 
 from zoo.errors import WeightsError
@@ -32,46 +29,17 @@ from zoo_tokenizers.omnitokenizer.model import (
 from zoo_tokenizers.omnitokenizer.quantizer import UnitEMACodebook
 from zoo_tokenizers.omnitokenizer.weights import map_omnitokenizer_state_dict
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_omnitokenizer.json").read_text())
+GOLDEN: dict[str, Any] = load("omnitokenizer")
 CASES = [pytest.param(case, id=case["name"]) for case in GOLDEN["cases"]]
 SMALL = {"latent_dim": 32, "num_heads": 4, "head_dim": 12, "temporal_depth": 2}
 CODES = 64
 
 
-def noise(name: str, shape: Iterable[int]) -> Tensor:
-    """Numbers in [-1, 1) that depend on name and position only, float64; no random generator."""
-    shape = tuple(shape)
-    i = torch.arange(math.prod(shape), dtype=torch.float64)
-    hashed = (i * 12.9898 + zlib.crc32(name.encode()) % 10_007 * 0.613).sin() * 43758.5453
-    return ((hashed - hashed.floor()) * 2 - 1).reshape(shape)
-
-
-def fill(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Values for names of the public state dict, float64; nothing is 0 or does nothing."""
-    state: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        value = noise(name, shape)
-        if name == "codebook.embeddings":
-            value = 0.5 * value  # lengths that differ and are mostly below 1, as trained ones
-        elif len(shape) > 1:
-            value = value * (3 / math.prod(shape[1:])) ** 0.5
-        elif name.endswith(("weight", "gamma", "scale")):
-            value = 1 + 0.3 * value
-        else:
-            value = 0.1 * value
-        state[name] = value
-    return state
-
-
-def fingerprint(tensor: Tensor) -> list[float]:
-    """Root mean square, and three weighed sums scaled alike."""
-    flat = tensor.detach().double().flatten()
-    sums = [float((flat * noise(f"sum {i}", flat.shape)).sum()) / len(flat) ** 0.5 for i in range(3)]
-    return [float(flat.square().mean().sqrt()), *sums]
-
-
-def assert_like(tensor: Tensor, expected: list[float], tolerance: float) -> None:
-    assert fingerprint(tensor) == pytest.approx(expected, rel=0, abs=tolerance * expected[0])
+def public_values(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Values for names of the public state dict; codes of many lengths, mostly below 1, as trained."""
+    values = fill(shapes, scales="weight|gamma|scale")
+    codes = "codebook.embeddings"
+    return values | ({codes: 0.5 * noise(codes, shapes[codes])} if codes in shapes else {})
 
 
 class Omni(nn.Module):
@@ -121,7 +89,7 @@ def public_state(model: Omni) -> dict[str, Tensor]:
 def golden_model(case: dict[str, Any]) -> Omni:
     options = {key: case[key] for key in ("window_size", "positions", "stride")}
     model = published(case, **SMALL, **options)
-    state = fill({name: value.shape for name, value in public_state(model).items()})
+    state = public_values({name: value.shape for name, value in public_state(model).items()})
     mapped, unused = map_omnitokenizer_state_dict(state, positions=case["positions"])
     assert unused == (["codebook.embeddings"] if case["is_vae"] else [])
     model.double().load_state_dict(mapped, strict=True)
@@ -160,7 +128,7 @@ def test_codebook_moves_as_the_public_one_does() -> None:
     """After three training steps; the first fills it from the data at random, so it starts filled."""
     golden = GOLDEN["training"]
     quantizer = UnitEMACodebook(codebook_size=CODES, latent_dim=8).double()
-    codes = fill({"codebook.embeddings": torch.Size([CODES, 8])})["codebook.embeddings"]
+    codes = public_values({"codebook.embeddings": torch.Size([CODES, 8])})["codebook.embeddings"]
     for name, value in {"embeddings": codes, "z_avg": codes, "N": 1.0, "initialized": True}.items():
         getattr(quantizer, name).copy_(torch.as_tensor(value))
     for step in range(3):
@@ -176,7 +144,7 @@ def test_codebook_moves_as_the_public_one_does() -> None:
 def test_codes_chosen_by_direction_alone_are_others() -> None:
     """Why the recipes do not take `vq-cosine`: it is the same only where all codes have the same length."""
     z = noise("latent", (2, 8, 3, 4, 5)).float()
-    codes = fill({"codebook.embeddings": torch.Size([CODES, 8])})["codebook.embeddings"].float()
+    codes = public_values({"codebook.embeddings": torch.Size([CODES, 8])})["codebook.embeddings"].float()
     unit, cosine = (
         UnitEMACodebook(codebook_size=CODES).eval(),
         CosineVQ(codebook_size=CODES, latent_dim=8).eval(),

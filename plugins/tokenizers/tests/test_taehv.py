@@ -169,7 +169,7 @@ def test_clips_that_do_not_fit_are_refused() -> None:
         for length in lengths:
             with pytest.raises(PortError, match=wanted):
                 encoder_with(alignment)(torch.zeros(1, 3, length, 8, 8))
-    with pytest.raises(PortError, match="multiples of 8, 8"):
+    with pytest.raises(PortError, match="multiples of its stride 8, 8"):
         encoder_with("none")(torch.zeros(1, 3, 4, 8, 12))
     with pytest.raises(PortError, match="in_channels=3 and got 1"):
         encoder_with("none")(torch.zeros(1, 1, 4, 8, 8))

@@ -8,51 +8,20 @@ Shapes: B batch, C colours, T H W frames and pixels.
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from golden import assert_like, fill, load, noise
+from torch import nn
 
 import zoo
 from zoo.errors import WeightsError
 from zoo_tokenizers.taehv.model import TAEHVDecoder, TAEHVEncoder, TAEHVSuperDecoder
 from zoo_tokenizers.taehv.weights import map_taehv_state_dict
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_taehv.json").read_text())
+GOLDEN: dict[str, Any] = load("taehv")
 CASES = [pytest.param(case, id=case["file"]) for case in GOLDEN["cases"]]
-
-
-def noise(name: str, shape: Iterable[int]) -> Tensor:
-    """Numbers in [-1, 1) that depend on name and position only, float64; no random generator."""
-    shape = tuple(shape)
-    i = torch.arange(math.prod(shape), dtype=torch.float64)
-    hashed = (i * 12.9898 + zlib.crc32(name.encode()) % 10_007 * 0.613).sin() * 43758.5453
-    return ((hashed - hashed.floor()) * 2 - 1).reshape(shape)
-
-
-def fill(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Values for names of the public state dict, float64."""
-    return {
-        name: noise(name, shape) * ((3 / math.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1)
-        for name, shape in shapes.items()
-    }
-
-
-def fingerprint(tensor: Tensor) -> list[float]:
-    """Root mean square, and three weighed sums scaled alike."""
-    flat = tensor.detach().double().flatten()
-    sums = [float((flat * noise(f"sum {i}", flat.shape)).sum()) / len(flat) ** 0.5 for i in range(3)]
-    return [float(flat.square().mean().sqrt()), *sums]
-
-
-def assert_like(tensor: Tensor, expected: list[float], tolerance: float) -> None:
-    assert fingerprint(tensor) == pytest.approx(expected, rel=0, abs=tolerance * expected[0])
 
 
 def golden_model(case: dict[str, Any]) -> nn.ModuleDict:

@@ -8,16 +8,13 @@ Shapes: B batch, C colours, T H W frames and pixels, D latent channels, K codes.
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import assert_like, fill, load, noise
 from torch import Tensor
 
 import zoo
@@ -26,7 +23,7 @@ from zoo.errors import WeightsError
 from zoo_tokenizers.taming.weights import map_taming_state_dict
 from zoo_tokenizers.tats.weights import map_tats_state_dict
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_taming_tats.json").read_text())
+GOLDEN: dict[str, Any] = load("taming_tats")
 TAMING = [pytest.param(case, id=case["name"]) for case in GOLDEN["taming"]]
 TATS = [pytest.param(case, id=case["name"]) for case in GOLDEN["tats"]]
 PUBLIC = {
@@ -43,27 +40,10 @@ PUBLIC = {
 }
 
 
-def noise(name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """Numbers in [-1, 1) that depend on name and position only, float64; no random generator."""
-    i = torch.arange(math.prod(shape), dtype=torch.float64)
-    hashed = (i * 12.9898 + zlib.crc32(name.encode()) % 10_007 * 0.613).sin() * 43758.5453
-    return ((hashed - hashed.floor()) * 2 - 1).reshape(shape)
-
-
-def fill(shapes: Mapping[str, torch.Size], codes: list[list[float]]) -> dict[str, Tensor]:
+def public_values(shapes: Mapping[str, torch.Size], codes: list[list[float]]) -> dict[str, Tensor]:
     """Values for every name of a public state dict, float64, with the given codes."""
-    state: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        value = noise(name, shape)
-        if name.endswith("num_batches_tracked"):
-            value = torch.zeros(shape, dtype=torch.long)
-        elif name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
-            value = 1 + 0.3 * value
-        elif name.endswith(("bias", "running_mean")):
-            value = 0.1 * value
-        elif name.endswith("weight"):
-            value = value * (3 / math.prod(shape[1:])) ** 0.5
-        state[name] = value
+    state = fill(shapes, scales="running_var|weight")
+    state |= {n: torch.zeros((), dtype=torch.long) for n in shapes if n.endswith("num_batches_tracked")}
     book_KD = torch.tensor(codes, dtype=torch.float64)
     if "codebook.N" in state:
         state |= {"codebook.embeddings": book_KD, "codebook.N": 3 + noise("N", (len(book_KD),))}
@@ -71,13 +51,6 @@ def fill(shapes: Mapping[str, torch.Size], codes: list[list[float]]) -> dict[str
     else:
         state["quantize.embedding.weight"] = book_KD
     return state
-
-
-def fingerprint(tensor: Tensor) -> list[float]:
-    """Root mean square, and three weighed sums scaled alike."""
-    flat = tensor.detach().double().flatten()
-    sums = [float((flat * noise(f"sum {i}", flat.shape)).sum()) / len(flat) ** 0.5 for i in range(3)]
-    return [float(flat.square().mean().sqrt()), *sums]
 
 
 def build(family: str, case: dict[str, Any]) -> Autoencoder:
@@ -117,7 +90,7 @@ def public_state(family: str, model: Autoencoder, codes: list[list[float]]) -> d
     if family == "taming":
         for name in ("pre_quant.weight", "post_quant.weight"):
             shapes[name] = shapes[name][:-1]
-    return fill({public_name(family, name): shape for name, shape in shapes.items()}, codes)
+    return public_values({public_name(family, name): shape for name, shape in shapes.items()}, codes)
 
 
 def golden_model(family: str, case: dict[str, Any]) -> Autoencoder:
@@ -130,10 +103,6 @@ def golden_model(family: str, case: dict[str, Any]) -> Autoencoder:
     assert unused == []
     model.double().load_state_dict(mapped, strict=True)
     return model
-
-
-def assert_like(tensor: Tensor, expected: list[float], tolerance: float) -> None:
-    assert fingerprint(tensor) == pytest.approx(expected, rel=0, abs=tolerance * expected[0])
 
 
 def gradients(family: str, model: Autoencoder) -> dict[str, Tensor]:

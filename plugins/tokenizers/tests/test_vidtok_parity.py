@@ -8,17 +8,12 @@ Shapes: B batch, C colours, T H W frames and pixels.
 
 from __future__ import annotations
 
-import json
-import math
-import zlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from golden import assert_like, fill, load, noise
 
 import zoo
 from zoo.assemblies import Autoencoder
@@ -26,42 +21,8 @@ from zoo.discovery import catalogue
 from zoo.errors import WeightsError
 from zoo_tokenizers.vidtok.weights import map_vidtok_state_dict
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden_vidtok.json").read_text())
+GOLDEN: dict[str, Any] = load("vidtok")
 CASES = [pytest.param(case, id=case["name"]) for case in GOLDEN["cases"]]
-
-
-def noise(name: str, shape: Iterable[int]) -> Tensor:
-    """Numbers in [-1, 1) that depend on name and position only, float64; no random generator."""
-    shape = tuple(shape)
-    i = torch.arange(math.prod(shape), dtype=torch.float64)
-    hashed = (i * 12.9898 + zlib.crc32(name.encode()) % 10_007 * 0.613).sin() * 43758.5453
-    return ((hashed - hashed.floor()) * 2 - 1).reshape(shape)
-
-
-def fill(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Values for names of the public state dict, float64."""
-    state: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        value = noise(name, shape)
-        if len(shape) > 1:
-            value = value * (3 / math.prod(shape[1:])) ** 0.5
-        elif name.endswith(".norm.weight"):
-            value = 1 + 0.3 * value
-        elif not name.endswith("mix_factor"):
-            value = 0.1 * value
-        state[name] = value
-    return state
-
-
-def fingerprint(tensor: Tensor) -> list[float]:
-    """Root mean square, and three weighed sums scaled alike."""
-    flat = tensor.detach().double().flatten()
-    sums = [float((flat * noise(f"sum {i}", flat.shape)).sum()) / len(flat) ** 0.5 for i in range(3)]
-    return [float(flat.square().mean().sqrt()), *sums]
-
-
-def assert_like(tensor: Tensor, expected: list[float], tolerance: float) -> None:
-    assert fingerprint(tensor) == pytest.approx(expected, rel=0, abs=tolerance * expected[0])
 
 
 def recipe_of(public_name: str) -> str:
@@ -83,7 +44,11 @@ def golden_model(case: dict[str, Any]) -> Autoencoder:
     options = {"base_channels": GOLDEN["base_channels"]}
     model = build(case["name"], encoder=options, decoder=options).double().eval()
     assert model.quantizer.latent_dim == model.decoder.latent_dim
-    state = fill({name: value.shape for name, value in model.state_dict().items()})
+    state = fill(
+        {name: value.shape for name, value in model.state_dict().items()},
+        scales=r"\.norm\.weight",
+        plain="mix_factor$",
+    )
     mapped, unused = map_vidtok_state_dict(state)
     assert unused == []
     model.load_state_dict(mapped, strict=True)

@@ -5,13 +5,14 @@ Shapes: B batch, t frames, n = h * w tokens of a frame, N = t * n tokens, D chan
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.checks import require_positive
 from zoo.errors import PortError, RecipeError
 from zoo.streaming import all_so_far, num_before
 
@@ -161,33 +162,34 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def check_options(
-    name: str,
-    *,
-    size: list[int],
-    patch_size: int,
-    width: int,
-    num_layers: int,
-    num_heads: int,
-    mlp_ratio: int,
-    head_width: int = 1,
-) -> tuple[int, int]:
-    """Return the size as a tuple.
+class Sizes(NamedTuple):
+    """The options that all parts of the family share."""
+
+    size: list[int]
+    patch_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    mlp_ratio: int
+
+
+def check_sizes(name: str, sizes: Sizes, num_frames: int | None, head_width: int) -> None:
+    """Refuse sizes that no transformer can be built with; `num_frames` is None for images.
 
     Raises:
         RecipeError: An option is out of range.
     """
-    counts = {
-        "patch_size": patch_size,
-        "width": width,
-        "num_layers": num_layers,
-        "num_heads": num_heads,
-        "mlp_ratio": mlp_ratio,
-        "head_width": head_width,
-    }
-    for option, value in counts.items():
-        if value < 1:
-            raise RecipeError(f"{name}: {option} is {value}; it must be at least 1")
+    size, patch_size, width, num_layers, num_heads, mlp_ratio = sizes
+    require_positive(
+        name,
+        patch_size=patch_size,
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        mlp_ratio=mlp_ratio,
+        head_width=head_width,
+        num_frames=1 if num_frames is None else num_frames,
+    )
     if len(size) != 2 or min(size) < 1 or any(side % patch_size for side in size):
         raise RecipeError(
             f"{name}: size is {list(size)}; it must be [height, width] in multiples of patch_size "
@@ -195,4 +197,3 @@ def check_options(
         )
     if width % num_heads:
         raise RecipeError(f"{name}: width {width} does not go in num_heads {num_heads} equal parts")
-    return size[0], size[1]

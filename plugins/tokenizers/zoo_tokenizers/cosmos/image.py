@@ -14,14 +14,13 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.checks import is_power_of_two, require_image_latents, require_images
 from zoo.errors import RecipeError
 from zoo_tokenizers.cosmos.haar import haar_frame_patches, haar_frame_unpatches
 from zoo_tokenizers.taming.layers import (
     DownLevel,
     Middle,
     UpLevel,
-    check_frame_latents,
-    check_frames,
     check_options,
     group_norm,
 )
@@ -94,7 +93,7 @@ class CosmosImageEncoder(nn.Module):
         Raises:
             PortError: H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        check_frames("encoder cosmos-image", x_BCHW, in_channels=self.in_channels, stride=self.stride[1])
+        require_images("encoder cosmos-image", x_BCHW, in_channels=self.in_channels, stride=self.stride)
         h = self.conv_in(haar_frame_patches(x_BCHW, self.patch_size))
         for level in self.down:
             h = level(h)
@@ -175,7 +174,7 @@ class CosmosImageDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        check_frame_latents("decoder cosmos-image", z_BDhw, latent_dim=self.latent_dim)
+        require_image_latents("decoder cosmos-image", z_BDhw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDhw))
         for level in reversed(self.up):
             h = level(h)
@@ -186,7 +185,7 @@ def _check_stride(
     part: str, stride: Sequence[int], patch_size: int, *, num_levels: int
 ) -> tuple[tuple[int, int, int], int]:
     """Return the stride as a tuple, and how often sides are halved beyond the patches."""
-    powers = [n > 0 and n & (n - 1) == 0 for n in (patch_size, *stride)]
+    powers = [is_power_of_two(n) for n in (patch_size, *stride)]
     if len(stride) != 3 or not all(powers) or stride[0] != 1 or not patch_size <= stride[1] == stride[2]:
         raise RecipeError(
             f"{part} cosmos-image: stride is {list(stride)} and patch_size {patch_size}; both must be powers "

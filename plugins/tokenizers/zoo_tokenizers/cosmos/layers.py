@@ -69,13 +69,13 @@ class TemporalConv(nn.Module):
         padded = lead_in(self, x_BtDhw, 2, dim=1, pad="repeat", stride=self.stride).flatten(3)
         num_out = 1 + (padded.shape[1] - 3) // self.stride
         span = (num_out - 1) * self.stride + 1
-        weight_ODk = self.conv3d.weight.flatten(2)
+        weight_kOD = self.conv3d.weight.flatten(2).permute(2, 0, 1).contiguous()
         bias = self.conv3d.bias
         assert bias is not None
         y = bias[:, None]
         for k in range(3):
             tap = padded[:, k : k + span : self.stride].flatten(0, 1)
-            y = torch.baddbmm(y, weight_ODk[:, :, k].expand(b * num_out, -1, -1), tap)
+            y = torch.baddbmm(y, weight_kOD[k].expand(b * num_out, -1, -1), tap)
         return y.view(b, num_out, -1, h, w)
 
 
@@ -168,13 +168,14 @@ class TemporalAttention(_Attention):
 def _attend(q_R1LD: Tensor, k_R1SD: Tensor, v_R1SD: Tensor, *, is_causal: bool) -> Tensor:
     num, num_seen = q_R1LD.shape[2], k_R1SD.shape[2]
     mask_LS = None
-    if (
-        is_causal and num != num_seen
-    ):  # later frames of a stream: torch's causal mask would start at the first
+    # Later frames of a stream: torch's causal mask would start at the first.
+    if is_causal and num != num_seen:
         mask_LS = torch.ones(num, num_seen, dtype=torch.bool, device=q_R1LD.device).tril(num_seen - num)
         is_causal = False
     rows = zip(*(torch.split(each, _MAX_ROWS) for each in (q_R1LD, k_R1SD, v_R1SD)), strict=True)
-    attended = [F.scaled_dot_product_attention(*row, attn_mask=mask_LS, is_causal=is_causal) for row in rows]
+    attended = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask_LS, is_causal=is_causal) for q, k, v in rows
+    ]
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.checks import require_clip, require_latent
 from zoo.convolution import silu
-from zoo.errors import PortError
 from zoo.streaming import is_first_piece
 from zoo_tokenizers.cosmos.haar import haar_patches, haar_unpatches
 from zoo_tokenizers.cosmos.layers import (
@@ -97,20 +97,10 @@ class CosmosEncoder(nn.Module):
         Raises:
             PortError: T is not 1 + k*s_t, H or W not a multiple of the stride, or C not `in_channels`.
         """
-        s_t, s_h, s_w = self.stride
-        size = tuple(x_BCTHW.shape[2:])
-        is_first = is_first_piece()
-        fits = x_BCTHW.ndim == 5 and min(size) > 0 and (size[0] - is_first) % s_t == 0
-        if not fits or size[1] % s_h or size[2] % s_w:
-            raise PortError(
-                f"encoder cosmos got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) with "
-                f"T = 1 + k * {s_t} and H, W multiples of {s_h}, {s_w}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder cosmos has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
-        h = haar_patches(x_BCTHW, self.patch_size, is_first=is_first).transpose(1, 2)
+        require_clip(
+            "encoder cosmos", x_BCTHW, in_channels=self.in_channels, stride=self.stride, lead_frame=True
+        )
+        h = haar_patches(x_BCTHW, self.patch_size, is_first=is_first_piece()).transpose(1, 2)
         h = self.conv_in(h)
         for level in self.down:
             h = level(h)
@@ -190,11 +180,7 @@ class CosmosDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder cosmos got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent("decoder cosmos", z_BDthw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDthw.transpose(1, 2)))
         for level in reversed(self.up):
             h = level(h)

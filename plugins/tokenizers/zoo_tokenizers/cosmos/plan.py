@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from zoo.checks import is_power_of_two
 from zoo.errors import RecipeError
+from zoo_tokenizers.widths import level_widths
 
 Size3 = tuple[int, int, int]
 
@@ -51,20 +53,15 @@ def check_options(
     Raises:
         RecipeError: An option is out of range, or there are too few levels for the stride.
     """
-    counts = {
-        "base_channels": base_channels,
-        "num_residual_blocks": num_residual_blocks,
-        "latent_dim": latent_dim,
-        "channel_multipliers": min(channel_multipliers, default=0),
-    }
-    if any(count < 1 for count in counts.values()):
-        raise RecipeError(
-            f"{part}: base_channels is {base_channels}, num_residual_blocks {num_residual_blocks}, "
-            f"latent_dim {latent_dim} and channel_multipliers {list(channel_multipliers)}; all must be at "
-            "least 1, such as base_channels=128, num_residual_blocks=2, latent_dim=16, [2, 4, 4]"
-        )
-    fits = len(stride) == 3 and all(_is_power(s) and s >= patch_size for s in stride)
-    if not fits or not _is_power(patch_size) or not stride[0] <= stride[1] == stride[2]:
+    widths = level_widths(
+        part,
+        base_channels=base_channels,
+        channel_multipliers=channel_multipliers,
+        num_residual_blocks=num_residual_blocks,
+        latent_dim=latent_dim,
+    )
+    fits = len(stride) == 3 and all(is_power_of_two(s) and s >= patch_size for s in stride)
+    if not fits or not is_power_of_two(patch_size) or not stride[0] <= stride[1] == stride[2]:
         raise RecipeError(
             f"{part}: stride is {list(stride)} and patch_size {patch_size}; both must be powers of two, the "
             "stride (time, height, width) nowhere below patch_size, height and width equal and time not "
@@ -78,13 +75,9 @@ def check_options(
             f"{part}: stride {list(stride)} with patch_size={patch_size} takes {needed} levels or more, and "
             f"channel_multipliers {list(channel_multipliers)} are {len(channel_multipliers)}; add levels"
         )
-    return [base_channels * multiplier for multiplier in channel_multipliers], size
+    return widths, size
 
 
 def _times(stride: Size3, patch_size: int) -> tuple[int, int]:
     """Count how often time and sides are halved beyond the patches."""
     return (stride[0] // patch_size).bit_length() - 1, (stride[1] // patch_size).bit_length() - 1
-
-
-def _is_power(number: int) -> bool:
-    return number > 0 and number & (number - 1) == 0

@@ -12,8 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from zoo.converting.public_state import listing
 from zoo.errors import WeightsError
-from zoo_tokenizers.public_state import listing
 
 Mode = Literal["centre", "average", "last"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.precision import at_least_fp32
 from zoo_tokenizers.magvit.plan import Size3
 
 
@@ -45,6 +46,14 @@ def residual_blocks(in_dim: int, out_dim: int, num_blocks: int, *, num_groups: i
             for i in range(num_blocks)
         )
     )
+
+
+class BlockMean(nn.AvgPool3d):
+    """Takes the mean of every block of frames and pixels, in float32 at least: CPUs lack it in bfloat16."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Shrink by the size of a block."""
+        return super().forward(at_least_fp32(x_BCTHW)).to(x_BCTHW.dtype)
 
 
 class Upsample(nn.Module):

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import PortError
-from zoo_tokenizers.magvit.layers import Level, Upsample, group_norm, residual_blocks
+from zoo.checks import require_clip, require_latent
+from zoo_tokenizers.magvit.layers import BlockMean, Level, Upsample, group_norm, residual_blocks
 from zoo_tokenizers.magvit.plan import check_options
 
 
@@ -67,7 +67,7 @@ class MAGVITEncoder(nn.Module):
         self.down = nn.ModuleList()
         dim = base_channels
         for n, width in enumerate(widths):
-            pool = nn.AvgPool3d(steps[n]) if n < len(steps) else None
+            pool = BlockMean(steps[n]) if n < len(steps) else None
             self.down.append(Level(dim, width, num_residual_blocks, num_groups=num_groups, resample=pool))
             dim = width
         self.mid = residual_blocks(dim, dim, num_residual_blocks, num_groups=num_groups)
@@ -80,16 +80,9 @@ class MAGVITEncoder(nn.Module):
         Raises:
             PortError: T, H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        size = tuple(x_BCTHW.shape[2:])
-        if x_BCTHW.ndim != 5 or any(n < s or n % s for n, s in zip(size, self.stride, strict=True)):
-            raise PortError(
-                f"encoder magvit got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) "
-                f"with T, H, W multiples of its stride {self.stride}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder magvit has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
+        require_clip(
+            "encoder magvit", x_BCTHW, in_channels=self.in_channels, stride=self.stride, lead_frame=False
+        )
         h = self.conv_in(x_BCTHW * 0.5 + 0.5)
         for level in self.down:
             h = level(h)
@@ -166,11 +159,7 @@ class MAGVITDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder magvit got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent("decoder magvit", z_BDthw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDthw))
         for level in reversed(self.up):
             h = level(h)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from zoo.checks import is_power_of_two
 from zoo.errors import RecipeError
 
 Size3 = tuple[int, int, int]
@@ -53,7 +54,7 @@ def check_options(
         )
     num_steps = len(widths) - 1
     times_t = temporal_stride.bit_length() - 1
-    if temporal_stride < 1 or temporal_stride != 1 << times_t or times_t > num_steps:
+    if not is_power_of_two(temporal_stride) or times_t > num_steps:
         raise RecipeError(
             f"{part}: temporal_stride is {temporal_stride}; with {len(widths)} levels it must be a power of "
             f"two up to {1 << num_steps}, such as 4 with channel_multipliers=[1, 2, 2, 4]"

@@ -24,7 +24,8 @@ import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from zoo.errors import PortError, RecipeError
+from zoo.checks import require_clip, require_latent
+from zoo.errors import RecipeError
 from zoo.streaming import is_first_piece
 from zoo_tokenizers.omnitokenizer.layers import (
     CausalPEG,
@@ -105,22 +106,15 @@ class OmniTokenizerEncoder(nn.Module):
         Raises:
             PortError: T is not 1 + k*s_t, H or W not a multiple of the stride, or C not `in_channels`.
         """
-        s_t, s_h, s_w = self.stride
-        is_first = is_first_piece()
-        size = tuple(x_BCTHW.shape[2:])
-        fits = x_BCTHW.ndim == 5 and min(size) > 0 and (size[0] - is_first) % s_t == 0
-        if not fits or size[1] % s_h or size[2] % s_w:
-            raise PortError(
-                f"encoder omnitokenizer got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) "
-                f"with T = 1 + k * {s_t} and H, W multiples of {s_h}, {s_w}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder omnitokenizer has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} "
-                "channels"
-            )
+        require_clip(
+            "encoder omnitokenizer",
+            x_BCTHW,
+            in_channels=self.in_channels,
+            stride=self.stride,
+            lead_frame=True,
+        )
         x_BCTHW = x_BCTHW / 2  # published: video in [-0.5, 0.5]
-        lead, rest = torch.tensor_split(x_BCTHW, [int(is_first)], dim=2)
+        lead, rest = torch.tensor_split(x_BCTHW, [int(is_first_piece())], dim=2)
         embedded = [
             embed(frames)
             for embed, frames in ((self.to_patch_emb_first_frame, lead), (self.to_patch_emb, rest))
@@ -201,11 +195,7 @@ class OmniTokenizerDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim or 0 in z_BDthw.shape:
-            raise PortError(
-                f"decoder omnitokenizer got a latent of shape {tuple(z_BDthw.shape)}; it takes "
-                f"(B, D, t, h, w) with D = {self.latent_dim}"
-            )
+        require_latent("decoder omnitokenizer", z_BDthw, latent_dim=self.latent_dim)
         h_BthwD = self.dec_temporal_transformer(z_BDthw.movedim(1, -1))
         h_BthwD = self.dec_spatial_transformer(h_BthwD)
         lead, rest = torch.tensor_split(h_BthwD, [int(is_first_piece())], dim=1)

@@ -24,8 +24,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import PortError
-from zoo.streaming import is_first_piece
+from zoo.checks import require_clip, require_latent
 from zoo_tokenizers.magvit.plan import check_options
 from zoo_tokenizers.open_magvit2.layers import (
     CausalConv,
@@ -107,18 +106,7 @@ class OpenMagvit2Encoder(nn.Module):
         Raises:
             PortError: T is not 1 + k*s_t, H or W not a multiple of the stride, or C not `in_channels`.
         """
-        s_t, s_h, s_w = self.stride
-        size = tuple(x_BCTHW.shape[2:])
-        fits = x_BCTHW.ndim == 5 and min(size) > 0 and (size[0] - is_first_piece()) % s_t == 0
-        if not fits or size[1] % s_h or size[2] % s_w:
-            raise PortError(
-                f"{self.part} got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) with "
-                f"T = 1 + k * {s_t} and H, W multiples of {s_h}, {s_w}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"{self.part} has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
+        require_clip(self.part, x_BCTHW, in_channels=self.in_channels, stride=self.stride, lead_frame=True)
         h = self.conv_in(x_BCTHW)
         for level in self.down:
             h = level(h)
@@ -209,11 +197,7 @@ class OpenMagvit2Decoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"{self.part} got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent(self.part, z_BDthw, latent_dim=self.latent_dim)
         h = self.conv_in(z_BDthw)
         for block in self.mid_block:
             h = block(h)

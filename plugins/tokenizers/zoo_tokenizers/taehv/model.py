@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import PortError, RecipeError
+from zoo.checks import require_clip, require_latent
+from zoo.errors import RecipeError
 from zoo.streaming import is_first_piece
 from zoo_tokenizers.taehv.layers import (
     Clamp,
@@ -104,24 +105,18 @@ class TAEHVEncoder(nn.Module):
         Raises:
             PortError: T does not fit, H or W is not a multiple of the stride, or C not `in_channels`.
         """
-        s_t, s_h, s_w = self.stride
-        size = tuple(x_BCTHW.shape[2:])
-        lead = int(self.lead_frame and is_first_piece())
-        fits = x_BCTHW.ndim == 5 and min(size) > 0 and (size[0] - lead) % s_t == 0
-        if not fits or size[1] % s_h or size[2] % s_w:
-            raise PortError(
-                f"encoder taehv got a clip of shape {tuple(x_BCTHW.shape)}; with alignment "
-                f"{self.alignment!r} it takes (B, C, T, H, W) with T = {'1 + ' * lead}k * {s_t} and H, W "
-                f"multiples of {s_h}, {s_w}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder taehv has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
+        require_clip(
+            f"encoder taehv with alignment '{self.alignment}'",
+            x_BCTHW,
+            in_channels=self.in_channels,
+            stride=self.stride,
+            lead_frame=self.lead_frame,
+        )
         x_BTCHW = (x_BCTHW.transpose(1, 2) + 1) / 2
-        if lead and self.alignment == "ahead":
+        s_t, is_start = self.stride[0], is_first_piece()
+        if is_start and self.alignment == "ahead":
             x_BTCHW = torch.cat([x_BTCHW, x_BTCHW[:, -1:].expand(-1, s_t - 1, -1, -1, -1)], dim=1)
-        elif lead:
+        elif is_start and self.alignment == "black":
             x_BTCHW = F.pad(x_BTCHW, (0, 0, 0, 0, 0, 0, s_t - 1, 0))
         z_BtDhw = run_layers(self.layers, F.pixel_unshuffle(x_BTCHW, self.patch_size))
         return z_BtDhw.transpose(1, 2).contiguous()
@@ -168,11 +163,7 @@ class _Decoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder {self.name} got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent(f"decoder {self.name}", z_BDthw, latent_dim=self.latent_dim)
         y_BTDhw = run_layers(self.layers, z_BDthw.transpose(1, 2))
         if self.lead_frame and is_first_piece():
             y_BTDhw = y_BTDhw[:, self.stride[0] - 1 :]

@@ -14,36 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.convolution import add, doubled_conv2d, silu
-from zoo.errors import PortError, RecipeError
+from zoo.errors import RecipeError
 
 _NUM_GROUPS = 32
-
-
-def check_frames(part: str, x_BCHW: Tensor, *, in_channels: int, stride: int) -> None:
-    """Refuse frames that an encoder cannot take.
-
-    Raises:
-        PortError: H or W is not a multiple of the stride, or C is not `in_channels`.
-    """
-    if x_BCHW.ndim != 4 or any(n < stride or n % stride for n in x_BCHW.shape[2:]):
-        raise PortError(
-            f"{part} got frames of shape {tuple(x_BCHW.shape)}; it takes (B, C, H, W) with H and "
-            f"W multiples of its stride {stride}"
-        )
-    if x_BCHW.shape[1] != in_channels:
-        raise PortError(f"{part} has in_channels={in_channels} and got {x_BCHW.shape[1]} channels")
-
-
-def check_frame_latents(part: str, z_BDhw: Tensor, *, latent_dim: int) -> None:
-    """Refuse latents that a decoder cannot take.
-
-    Raises:
-        PortError: D is not `latent_dim`.
-    """
-    if z_BDhw.ndim != 4 or z_BDhw.shape[1] != latent_dim:
-        raise PortError(
-            f"{part} got a latent of shape {tuple(z_BDhw.shape)}; it takes (B, D, h, w) with D = {latent_dim}"
-        )
 
 
 def check_options(

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.checks import require_image_latents, require_images
 from zoo.convolution import in_groups, silu
 from zoo_tokenizers.taming.layers import (
     DownLevel,
     Middle,
     UpLevel,
-    check_frame_latents,
-    check_frames,
     check_options,
     group_norm,
 )
@@ -92,7 +91,7 @@ class TamingEncoder(nn.Module):
         Raises:
             PortError: H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        check_frames("encoder taming", x_BCHW, in_channels=self.in_channels, stride=self.stride[1])
+        require_images("encoder taming", x_BCHW, in_channels=self.in_channels, stride=self.stride)
         h = self.mid(self._shrink(x_BCHW, len(self.down) - 1))
         z_BDhw: Tensor = self.conv_out(silu(self.norm_out(h)))
         return z_BDhw
@@ -181,7 +180,7 @@ class TamingDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        check_frame_latents("decoder taming", z_BDhw, latent_dim=self.latent_dim)
+        require_image_latents("decoder taming", z_BDhw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDhw))
         return self._grow(h, len(self.up) - 1)
 

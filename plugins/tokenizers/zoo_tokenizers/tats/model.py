@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zoo.errors import PortError
+from zoo.checks import require_clip, require_latent
 from zoo_tokenizers.tats.layers import (
     DownBlock,
     EdgePadConv3d,
@@ -67,16 +67,9 @@ class TATSEncoder(nn.Module):
         Raises:
             PortError: T, H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        size = tuple(x_BCTHW.shape[2:])
-        if x_BCTHW.ndim != 5 or any(n < s or n % s for n, s in zip(size, self.stride, strict=True)):
-            raise PortError(
-                f"encoder tats got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) "
-                f"with T, H, W multiples of its stride {self.stride}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder tats has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
+        require_clip(
+            "encoder tats", x_BCTHW, in_channels=self.in_channels, stride=self.stride, lead_frame=False
+        )
         h = self.conv_first(x_BCTHW * 0.5)
         for block in self.conv_blocks:
             h = block(h)
@@ -133,11 +126,7 @@ class TATSDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder tats got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent("decoder tats", z_BDthw, latent_dim=self.latent_dim)
         h = self.final_block(z_BDthw)
         for block in self.conv_blocks:
             h = block(h)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.convolution import add, silu
 from zoo.streaming import lead_in
 
 EdgeMode = Literal["zeros", "repeat", "both"]
@@ -172,10 +173,9 @@ class _Residual(nn.Module):
         self.nin_shortcut = nn.Identity() if in_dim == out_dim else FrameConv(in_dim, out_dim, kernel_size=1)
 
     def forward(self, x_BthwD: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x_BthwD)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        y: Tensor = self.nin_shortcut(x_BthwD) + h
-        return y
+        h = self.conv1(silu(self.norm1(x_BthwD)))
+        h = self.conv2(silu(self.norm2(h)))
+        return add(h, self.nin_shortcut(x_BthwD))
 
 
 def frame_block(in_dim: int, out_dim: int) -> nn.Module:
@@ -211,8 +211,8 @@ class FrameAttention(nn.Module):
         normed = self.norm(x_BthwD)
         q, k, v = (rearrange(conv(normed), "b t h w d -> b t (h w) d") for conv in (self.q, self.k, self.v))
         attended = F.scaled_dot_product_attention(q, k, v)
-        y: Tensor = self.proj_out(rearrange(attended, "b t (h w) d -> b t h w d", t=t, h=h, w=w))
-        return x_BthwD + y
+        y = self.proj_out(rearrange(attended, "b t (h w) d -> b t h w d", t=t, h=h, w=w))
+        return add(y, x_BthwD)
 
 
 class Middle(nn.Module):

@@ -13,11 +13,11 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import PortError
-from zoo.streaming import is_first_piece
+from zoo.checks import require_clip, require_latent
+from zoo.convolution import in_pieces, memories, silu
+from zoo.streaming import Memory, is_first_piece
 from zoo_tokenizers.vidtok.layers import (
     ChannelNorm,
     EdgeMode,
@@ -64,7 +64,8 @@ class EncoderBase(nn.Module):
         self.conv_in = window_conv(in_channels, base_channels, edge)
         self.down = nn.ModuleList()
         self.down_temporal = nn.ModuleList()
-        halves = halvings(self.stride, len(widths))
+        self.widths = widths
+        self.halves = halves = halvings(self.stride, len(widths))
         dim = base_channels
         for level, width in enumerate(widths):
             dims = [dim, *[width] * num_residual_blocks]
@@ -93,27 +94,37 @@ class EncoderBase(nn.Module):
         Raises:
             PortError: T, H or W does not fit the stride, or C is not `in_channels`.
         """
-        s_t, s_h, s_w = self.stride
-        size = tuple(x_BCTHW.shape[2:])
-        is_start = self.causal and is_first_piece()
-        fits = x_BCTHW.ndim == 5 and min(size) > 0 and (size[0] - is_start) % s_t == 0
-        if not fits or size[1] % s_h or size[2] % s_w:
-            raise PortError(
-                f"encoder {self.name} got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) "
-                f"with T = {'1 + ' if is_start else ''}k * {s_t} and H, W multiples of {s_h}, {s_w}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder {self.name} has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
-        if is_start:
-            first = x_BCTHW[:, :, :1].expand(-1, -1, s_t - 1, -1, -1)
+        require_clip(
+            f"encoder {self.name}",
+            x_BCTHW,
+            in_channels=self.in_channels,
+            stride=self.stride,
+            lead_frame=self.causal,
+        )
+        if self.causal and is_first_piece():
+            first = x_BCTHW[:, :, :1].expand(-1, -1, self.stride[0] - 1, -1, -1)
             x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
-        h = self.conv_in(x_BCTHW.permute(0, 2, 3, 4, 1))
-        for level, level_temporal in zip(self.down, self.down_temporal, strict=True):
-            h = _run(h, level, level_temporal)
-        z_BthwD: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        last = len(self.down) - 1
+        carried = memories(self, x_BCTHW, last + 1)
+        h = self.mid(self._shrink(x_BCTHW.permute(0, 2, 3, 4, 1), last, carried))
+        z_BthwD: Tensor = self.conv_out(silu(self.norm_out(h)))
         return z_BthwD.permute(0, 4, 1, 2, 3).contiguous()
+
+    def _shrink(self, x_BTHWC: Tensor, level: int, carried: list[Memory] | None) -> Tensor:
+        """Run all levels down to one, the finer the fewer frames at a time."""
+        if level < 0:
+            h: Tensor = self.conv_in(x_BTHWC)
+            return h
+
+        def run(piece: Tensor) -> Tensor:
+            return _run(self._shrink(piece, level - 1, carried), self.down[level], self.down_temporal[level])
+
+        stride = 2 ** sum(at <= level for at in self.halves.temporal)
+        in_stride = 2 ** sum(at < level for at in self.halves.temporal)
+        side = 2 ** sum(at < level for at in self.halves.spatial)
+        each = _bytes_of(x_BTHWC, self.widths[level]) // (side * side * in_stride)
+        memory = None if carried is None else carried[level]
+        return in_pieces(self, run, x_BTHWC, memory=memory, bytes_each=each, stride=stride)
 
 
 class DecoderBase(nn.Module):
@@ -149,7 +160,8 @@ class DecoderBase(nn.Module):
         self.conv_in = window_conv(latent_dim, dim, edge)
         self.mid = Middle(dim, edge)
         up, up_temporal = [], []
-        doubles = doublings(self.stride, len(widths))
+        self.widths = widths
+        self.doubles = doubles = doublings(self.stride, len(widths))
         num_lead = 1
         for level in reversed(range(len(widths))):
             width = widths[level]
@@ -192,18 +204,26 @@ class DecoderBase(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder {self.name} got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent(f"decoder {self.name}", z_BDthw, latent_dim=self.latent_dim)
         h = self.mid(self.conv_in(z_BDthw.permute(0, 2, 3, 4, 1)))
-        for level, level_temporal in zip(reversed(self.up), reversed(self.up_temporal), strict=True):
-            h = _run(h, level, level_temporal)
-        y_BThwC: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        y_BThwC = self._grow(h, len(self.up) - 1, memories(self, z_BDthw, len(self.up)))
         if self.lead_frame and is_first_piece():
             y_BThwC = y_BThwC[:, self.stride[0] - 1 :]
         return y_BThwC.permute(0, 4, 1, 2, 3).contiguous()
+
+    def _grow(self, h_BthwD: Tensor, level: int, carried: list[Memory] | None) -> Tensor:
+        """Run all levels up from one, the finer the fewer frames at a time."""
+        if level < 0:
+            y: Tensor = self.conv_out(silu(self.norm_out(h_BthwD)))
+            return y
+
+        def run(piece: Tensor) -> Tensor:
+            return self._grow(_run(piece, self.up[level], self.up_temporal[level]), level - 1, carried)
+
+        growth = (4 if level in self.doubles.spatial else 1) * (2 if level in self.doubles.temporal else 1)
+        memory = None if carried is None else carried[level]
+        each = _bytes_of(h_BthwD, self.widths[level]) * growth
+        return in_pieces(self, run, h_BthwD, memory=memory, bytes_each=each)
 
 
 class _Level(nn.Module):
@@ -232,3 +252,9 @@ def _run(h: Tensor, level: nn.Module, level_temporal: nn.Module) -> Tensor:
         resample = each.downsample or each.upsample
         h = h if resample is None else resample(h)
     return h
+
+
+def _bytes_of(x_BthwD: Tensor, width: int) -> int:
+    """Return the size of a frame of so many channels, of all clips."""
+    b, _, h, w, _ = x_BthwD.shape
+    return b * h * w * width * x_BthwD.element_size()

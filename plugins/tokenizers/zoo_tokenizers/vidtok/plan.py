@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from zoo.checks import is_power_of_two
 from zoo.errors import RecipeError
+from zoo_tokenizers.widths import level_widths
 
 Size3 = tuple[int, int, int]
 
@@ -58,19 +60,14 @@ def check_options(
     Raises:
         RecipeError: An option is out of range, or there are too few levels for the stride.
     """
-    counts = {
-        "base_channels": base_channels,
-        "num_residual_blocks": num_residual_blocks,
-        "latent_dim": latent_dim,
-        "channel_multipliers": min(channel_multipliers, default=0),
-    }
-    if any(count < 1 for count in counts.values()):
-        raise RecipeError(
-            f"{part}: base_channels is {base_channels}, num_residual_blocks {num_residual_blocks}, "
-            f"latent_dim {latent_dim} and channel_multipliers {list(channel_multipliers)}; all must be at "
-            "least 1, such as base_channels=128, num_residual_blocks=2, latent_dim=4, [1, 2, 4, 4]"
-        )
-    if len(stride) != 3 or not all(s > 0 and s & (s - 1) == 0 for s in stride) or stride[1] != stride[2]:
+    widths = level_widths(
+        part,
+        base_channels=base_channels,
+        channel_multipliers=channel_multipliers,
+        num_residual_blocks=num_residual_blocks,
+        latent_dim=latent_dim,
+    )
+    if len(stride) != 3 or not all(map(is_power_of_two, stride)) or stride[1] != stride[2]:
         raise RecipeError(
             f"{part}: stride is {list(stride)}; it must be powers of two (time, height, width), height and "
             "width equal, such as [4, 8, 8], [2, 8, 8], [4, 4, 4], [4, 16, 16] or [8, 8, 8]"
@@ -82,4 +79,4 @@ def check_options(
             f"{part}: stride {list(stride)} takes {needed} levels or more, and channel_multipliers "
             f"{list(channel_multipliers)} are {len(channel_multipliers)}; add levels"
         )
-    return [base_channels * multiplier for multiplier in channel_multipliers], size
+    return widths, size

@@ -17,7 +17,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.errors import PortError, RecipeError
+from zoo.checks import require_clip, require_latent
+from zoo.errors import RecipeError
 from zoo_tokenizers.zoo_causal.layers import Grow, Level, PixelNorm, Shrink, fold, unfold
 
 
@@ -101,16 +102,13 @@ class ZooCausalEncoder(nn.Module):
         Raises:
             PortError: T, H or W is not a multiple of the stride, or C is not `in_channels`.
         """
-        size = tuple(x_BCTHW.shape[2:])
-        if x_BCTHW.ndim != 5 or any(n < s or n % s for n, s in zip(size, self.stride, strict=True)):
-            raise PortError(
-                f"encoder zoo-causal got a clip of shape {tuple(x_BCTHW.shape)}; it takes (B, C, T, H, W) "
-                f"with T, H, W multiples of its stride {self.stride}"
-            )
-        if x_BCTHW.shape[1] != self.in_channels:
-            raise PortError(
-                f"encoder zoo-causal has in_channels={self.in_channels} and got {x_BCTHW.shape[1]} channels"
-            )
+        require_clip(
+            "encoder zoo-causal",
+            x_BCTHW,
+            in_channels=self.in_channels,
+            stride=self.stride,
+            lead_frame=self.lead_frame,
+        )
         b = len(x_BCTHW)
         h = fold(
             rearrange(x_BCTHW, "B C T H W -> (B T) C H W"),
@@ -179,11 +177,7 @@ class ZooCausalDecoder(nn.Module):
         Raises:
             PortError: D is not `latent_dim`.
         """
-        if z_BDthw.ndim != 5 or z_BDthw.shape[1] != self.latent_dim:
-            raise PortError(
-                f"decoder zoo-causal got a latent of shape {tuple(z_BDthw.shape)}; it takes (B, D, t, h, w) "
-                f"with D = {self.latent_dim}"
-            )
+        require_latent("decoder zoo-causal", z_BDthw, latent_dim=self.latent_dim)
         b = len(z_BDthw)
         h = rearrange(z_BDthw, "B D t h w -> (B t) D h w").contiguous(memory_format=torch.channels_last)
         h = self.conv_in(h)
