@@ -33,7 +33,7 @@ import torch
 import zoo
 from zoo.assemblies import Autoencoder
 from zoo.cli.facts import model_facts
-from zoo.costs import Costs, costs, fingerprint
+from zoo.costs import Costs, costs, parts_key
 from zoo.discovery import catalogue
 from zoo.recipe_files import resolve
 
@@ -174,7 +174,7 @@ def main(only: str, limit: float, output: Path, one: str | None) -> None:
     entries: dict[str, Any] = {}
     alike: dict[str, Any] = {}
     for name in names():
-        mark, wanted = fingerprint(model_facts(name)), fnmatch.fnmatch(name, only)
+        mark, wanted = parts_key(model_facts(name)), fnmatch.fnmatch(name, only)
         kept = before.get(name, {})
         if kept.get("fingerprint") != mark:
             kept = {}

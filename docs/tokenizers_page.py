@@ -10,7 +10,7 @@ from typing import Any
 import zoo
 from zoo.assemblies import Autoencoder
 from zoo.cli.common import count
-from zoo.costs import LATE, Costs, Kept, costs, fingerprint
+from zoo.costs import LATE, Costs, Kept, costs, parts_key
 from zoo.discovery import Catalogue, catalogue
 
 MEASURED = Path(__file__).resolve().parent / "tokenizers-measured.json"
@@ -100,7 +100,7 @@ def _conversion(names: list[str], known: Catalogue) -> list[str]:
 
 
 def _row(facts: dict[str, Any], kept: dict[str, Any] | None) -> str:
-    if kept is None or kept["fingerprint"] != fingerprint(facts):
+    if kept is None or kept["fingerprint"] != parts_key(facts):
         model = zoo.build(facts["name"], device="meta").eval()
         assert isinstance(model, Autoencoder)
         found, measured = costs(model), None

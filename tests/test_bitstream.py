@@ -135,7 +135,12 @@ def test_damage_is_told_and_leaves_no_video(tmp_path: Path) -> None:
     assert "makes no sense" in refused(good.replace(b'"height": 32', b'"height": -2'))
     assert "damaged" in refused(good.replace(b'"height": 32', b'"height": 99'))
     assert "version" in refused(good.replace(b'"version": 1', b'"version": 7'))
-    assert "with the weights" in refused(good, other)
+    assert "with the parts and weights" in refused(good, other)
+    assert "damaged" in refused(good.replace(b'"codebook_size": 64000', b'"codebook_size": 99999'))
+    assert "damaged" in refused(good[:8] + struct.pack("<I", 100_000) + b"[" * 100_000)
+    levels = {"use": "fsq", "levels": [5, 5, 5, 8, 8, 8]}
+    turned = zoo.save(zoo.build(NAMES[0], seed=0, quantizer=levels), tmp_path / "turned")
+    assert "with the parts and weights" in refused(good, turned)
 
 
 def test_an_encoding_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ Shape legend: B batch (1 here), D latent channels, t h w the latent grid, q code
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch import Tensor
 from zoo.assemblies.padding import latent_size
 from zoo.errors import DataError, WeightsError
 from zoo.files import new_file
+from zoo.fingerprint import fingerprint
 from zoo.outputs import Tokens
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Header:
 
     Attributes:
         model: Name of the model that made it.
-        fingerprint: `fingerprint` of that model; no other can decode it.
+        fingerprint: `zoo.fingerprint` of that model; no other can decode it.
         height: Of the frames, in pixels.
         width: Of the frames, in pixels.
         fps: Frames a second.
@@ -72,17 +73,7 @@ class Header:
     @property
     def bits(self) -> int:
         """Bits of a stored code or number."""
-        return math.ceil(math.log2(self.codebook_size)) if self.codebook_size else 16
-
-
-def fingerprint(model: Autoencoder) -> str:
-    """Return the SHA-256 of all that tokens depend on: names, shapes and values of the model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if not name.startswith("discriminator."):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        return (self.codebook_size - 1).bit_length() if self.codebook_size else 16
 
 
 def header_for(
@@ -144,9 +135,13 @@ class TokenWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._write(_PIECE.pack(_END, 0, self.num_frames))
-        self._file.close()
+        try:
+            with self._file:
+                if kind is None:
+                    self._write(_PIECE.pack(_END, 0, self.num_frames))
+        except BaseException:
+            self._context.__exit__(*sys.exc_info())
+            raise
         self._context.__exit__(kind, error, trace)
 
     def _write(self, data: bytes) -> None:
@@ -185,11 +180,16 @@ class TokenReader:
         Raises:
             WeightsError: It is another model, or the same with other weights.
         """
-        if fingerprint(model) != self.header.fingerprint:
+        found = self.header
+        size_HW = (found.height, found.width)
+        wanted = header_for(model, size_HW=size_HW, fps=found.fps, overlap=found.overlap)
+        if found.fingerprint != wanted.fingerprint:
             raise WeightsError(
-                f"{self.path} was made by {self.header.model} with the weights "
-                f"{self.header.fingerprint[:12]}...; this is {model.name} with {fingerprint(model)[:12]}..."
+                f"{self.path} was made by {found.model} with the parts and weights "
+                f"{found.fingerprint[:12]}...; this is {model.name} with {wanted.fingerprint[:12]}..."
             )
+        if dataclasses.replace(found, model=wanted.model) != wanted:
+            raise DataError(f"{self.path} is damaged: its header is not what {model.name} writes ({found})")
 
     def __iter__(self) -> Iterator[Tokens]:
         """Yield the tokens of one piece after the other.
@@ -207,7 +207,7 @@ class TokenReader:
             lead_frame = header.lead_frame and (frames == 0 or header.overlap is not None)
             grid = latent_size((num, header.height, header.width), header.stride, lead_frame=lead_frame)
             wanted = -(-header.channels * math.prod(grid) * header.bits // 8)
-            if num == 0 or size != wanted or size > _LARGEST_PIECE:
+            if num <= (header.overlap or 0) * (frames > 0) or size != wanted or size > _LARGEST_PIECE:
                 raise DataError(f"{self.path} is damaged after {frames} frames: a piece of {size} bytes")
             payload = self._read(size, frames)
             if zlib.crc32(payload) != checksum:
@@ -236,7 +236,7 @@ class TokenReader:
             fields: dict[str, Any] = json.loads(self._read(size, 0))
             version = fields.pop("version")
             header = Header(**fields | {"stride": tuple(fields["stride"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{self.path} is damaged: its header cannot be read ({error})") from None
         if version != VERSION:
             raise DataError(f"{self.path} is of version {version}; this zoo reads version {VERSION}")
@@ -246,7 +246,7 @@ class TokenReader:
 
 def _check(path: Path, header: Header) -> None:
     counts = (header.height, header.width, header.channels, *header.stride)
-    good = all(isinstance(n, int) and 0 < n < 1 << 20 for n in counts) and len(header.stride) == 3
+    good = all(type(n) is int and 0 < n < 1 << 20 for n in counts) and len(header.stride) == 3
     good &= isinstance(header.codebook_size, int) and 0 <= header.codebook_size < 1 << 62
     good &= header.codebook_size != 1 and isinstance(header.lead_frame, bool)
     good &= isinstance(header.fps, int | float) and header.fps > 0 and isinstance(header.fingerprint, str)

@@ -123,7 +123,7 @@ def _keeps(model: Autoencoder, stream: StreamEncoder | StreamDecoder, push: Call
     return Kept(early=sizes[EARLY - 1], late=sizes[LATE - 1])
 
 
-def fingerprint(facts: dict[str, Any]) -> str:
+def parts_key(facts: dict[str, Any]) -> str:
     """Return a mark that recipes share whose parts, sizes and clips are the same, by their `model_facts`."""
     parts = [(part["field"], part["use"], part["options"]) for part in facts["parts"]]
     made_of = [

@@ -3,12 +3,14 @@
 A part is a `torch.nn.Module` whose ``__init__`` takes explicit keyword-only options with JSON-able
 values and sets the attributes below. Video is float in [-1, 1]. `stride` is (s_t, s_h, s_w).
 
-Encoder: ``x_BCTHW -> z_BDthw``; in_channels, latent_dim, stride, causal, [lead_frame], [consumes].
+Encoder: ``x_BCTHW -> z_BDthw``; in_channels, latent_dim, stride, causal, [lead_frame],
+[max_frames], [consumes].
 
 Quantizer: ``z_BDthw -> Quantized`` and ``lookup(indices_Bqthw) -> z_BDthw``; latent_dim, codebook_size,
 num_codebooks, continuous, [input_dim].
 
-Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_layer, [lead_frame], [emits].
+Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_layer,
+[lead_frame], [max_frames], [emits].
 
 Generator: ``noise -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=) -> noise``; noise_dim,
 emits, conditions, out_channels, size_HW, last_layer.
@@ -18,9 +20,10 @@ Discriminator: ``x -> Judged`` of raw scores; consumes, in_channels, min_size.
 Attributes in brackets may be left out. `causal` promises that no frame depends on a later one, and that
 the part streams (see `zoo.streaming`). `lead_frame` says that the first frame is a latent frame of its own:
 T = 1 + k*s_t frames are t = 1 + k; otherwise T = k*s_t are t = k. Left out, it is what `causal` is.
-`input_dim` is the width of the latents that a quantizer takes; left out, it is `latent_dim`, the width of
-those it gives. `consumes` and `emits` are "video" (the default) or "image": a
-2D part says "image", works on x_BCHW (or z_BDhw) and is applied per frame by the assembly.
+`max_frames` is how many frames a clip or a stream may have, where learned positions in time end; None, as
+when it is left out, is without end. `input_dim` is the width of the latents that a quantizer takes; left out,
+it is `latent_dim`, the width of those it gives. `consumes` and `emits` are "video" (the default) or "image":
+a 2D part says "image", works on x_BCHW (or z_BDhw) and is applied per frame by the assembly.
 A continuous quantizer has codebook_size and num_codebooks 0 and no `lookup`.
 `last_layer` is the decoder's (or generator's) last weight, for the adaptive adversarial weight.
 Noise is a dict of tensors, batch first, so that a clip is the same whatever batch it is made in.
@@ -63,6 +66,7 @@ def _video(_: dict[str, Any]) -> str:
 _COUNT = (_is_count, "a positive int")
 _NATURAL = (_is_natural, "an int of 0 or more")
 _SIZE = (_is_size, "a tuple of three positive ints (time, height, width)")
+_LIMIT = (lambda value: value is None or _is_count(value), "a positive int or None")
 _BOOL = (lambda value: isinstance(value, bool), "a bool")
 _PRESENT = (lambda value: value is not None, "its last weight, a parameter")
 _MEDIUM = (lambda value: value in MEDIA, f"one of {MEDIA}")
@@ -98,9 +102,17 @@ ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
 }
 # What may be left out, with its default, made of the values before it.
 OPTIONAL: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], Any], _Rule]]] = {
-    "encoder": {"lead_frame": (lambda values: values["causal"], _BOOL), "consumes": (_video, _MEDIUM)},
+    "encoder": {
+        "lead_frame": (lambda values: values["causal"], _BOOL),
+        "max_frames": (lambda values: None, _LIMIT),
+        "consumes": (_video, _MEDIUM),
+    },
     "quantizer": {"input_dim": (lambda values: values["latent_dim"], _COUNT)},
-    "decoder": {"lead_frame": (lambda values: values["causal"], _BOOL), "emits": (_video, _MEDIUM)},
+    "decoder": {
+        "lead_frame": (lambda values: values["causal"], _BOOL),
+        "max_frames": (lambda values: None, _LIMIT),
+        "emits": (_video, _MEDIUM),
+    },
 }
 
 
@@ -135,7 +147,7 @@ def ports_of(kind: Kind, name: str, module: nn.Module) -> Ports:
         value = getattr(module, attribute, None)
         if value is None and attribute in optional:
             value = optional[attribute][0](values)
-        if value is None and attribute != "size_HW":
+        if value is None and attribute not in ("size_HW", "max_frames"):
             raise PluginError(f"{kind} {name!r} has no attribute {attribute!r}; it must be {wanted}")
         if not accepts(value):
             raise PluginError(f"{kind} {name!r} says {attribute} = {value!r}; it must be {wanted}")

@@ -1,8 +1,9 @@
-"""Take a video of any length and size through an autoencoder, in constant memory.
+"""Take a video of any length and size through an autoencoder, piece by piece.
 
-A causal model gets the video as one stream, without a seam in time. Any other gets windows as long as its
-clips that overlap; where two meet, the later one is faded in frame by frame. Large frames may be cut into
-tiles that overlap and fade into each other alike; every tile is a stream, or a row of windows, of its own.
+A causal model gets the video as one stream, without a seam in time. One that looks ahead, or whose streams
+end, gets windows as long as its clips, which overlap; where two meet, the later one is faded in frame by
+frame. Large frames may be cut into tiles that overlap and fade into each other alike; every tile is a stream,
+or a row of windows, of its own.
 
 Shape legend: B batch, C colour channels, T frames, H W pixels.
 """
@@ -60,7 +61,7 @@ def reconstruct_video(
         frames: RGB frames x_CHW in [-1, 1]. One of another size than the first is scaled to it; a model of
             one channel gets them grey.
         overlap: Frames that neighbouring windows share, for a model that looks ahead; a quarter of its clips
-            when left out. A causal model has no windows and takes none.
+            when left out. A causal model whose streams have no end takes none.
         tile: Largest side of a frame's tiles in pixels; whole frames when left out.
         tile_overlap: Pixels that neighbouring tiles share; a quarter of `tile` when left out.
 
@@ -103,6 +104,11 @@ def decode_video(model: Autoencoder, pieces: Iterable[Tokens], *, overlap: int =
         yield fader.add(x_CTHW, is_last=is_last)[0]
 
 
+def streams(model: Autoencoder) -> bool:
+    """Return whether a video of any length goes through a model as one stream."""
+    return model.causal and model.max_frames is None
+
+
 def window_overlap(model: Autoencoder, overlap: int | None) -> int:
     """Return how many frames the windows of a model share: a quarter of them when not given, 0 in a stream.
 
@@ -110,7 +116,7 @@ def window_overlap(model: Autoencoder, overlap: int | None) -> int:
         ZooError: The model is causal and has no windows, or they are too short.
     """
     num = model.recipe.clip.num_frames
-    if model.causal:
+    if streams(model):
         if overlap:
             raise ZooError(f"{model.name} is causal and takes the video as one stream: there is no overlap")
         return 0
@@ -124,8 +130,8 @@ def _pieces(model: Autoencoder, frames: Iterable[Tensor], overlap: int) -> Itera
     """Stack frames to pieces x_CTHW of a stream, or windows; say of each whether it is the last."""
     num, s_t = model.recipe.clip.num_frames, model.stride[0]
     lead = int(model.lead_frame)
-    later = max(1, (num - lead) // s_t) * s_t if model.causal else num - overlap
-    first = lead + later if model.causal else num
+    later = max(1, (num - lead) // s_t) * s_t if streams(model) else num - overlap
+    first = lead + later if streams(model) else num
     held: Tensor | None = None
     for x_CTHW, is_last in _mark_last(_stacked(frames, first, later)):
         if model.recipe.clip.channels == 1:
@@ -164,7 +170,7 @@ def _mark_last(items: Iterable[_Item]) -> Iterator[tuple[_Item, bool]]:
 
 def _encode(model: Autoencoder) -> Callable[[Tensor | None], list[Tokens]]:
     """Return what encodes one piece after the other, and the end when it gets None."""
-    if not model.causal:
+    if not streams(model):
         return torch.no_grad()(lambda x_BCTHW: [] if x_BCTHW is None else [model.encode(x_BCTHW)])
     stream = model.stream_encoder()
 
@@ -176,7 +182,7 @@ def _encode(model: Autoencoder) -> Callable[[Tensor | None], list[Tokens]]:
 
 
 def _decode(model: Autoencoder) -> Callable[[Tokens], Tensor]:
-    return model.stream_decoder().push if model.causal else torch.no_grad()(model.decode)
+    return model.stream_decoder().push if streams(model) else torch.no_grad()(model.decode)
 
 
 class _Fader:
@@ -215,13 +221,14 @@ class _Tiles:
         overlap: int | None,
     ) -> None:
         height, width = x_CTHW.shape[2:]
-        tile = max(height, width) if tile is None else tile
-        overlap = tile // 4 if overlap is None else overlap
         _, s_h, s_w = model.stride
-        if tile < max(s_h, s_w) or not 0 <= overlap < tile:
+        if tile is None:
+            tile, overlap = max(height, width, s_h, s_w), 0
+        overlap = tile // 4 if overlap is None else overlap
+        if overlap < 0 or tile - overlap < max(s_h, s_w):
             raise ZooError(
-                f"tiles of {tile} pixels with {overlap} shared do not work: a tile has at least "
-                f"{max(s_h, s_w)} pixels a side with this model, and shares less than that it is"
+                f"tiles of {tile} pixels with {overlap} shared do not work: what is not shared must be at "
+                f"least the model's stride of {max(s_h, s_w)}; try a tile of {2 * max(s_h, s_w)} or more"
             )
         rows, columns = _spans(height, tile, overlap, s_h), _spans(width, tile, overlap, s_w)
         self._spans = [(row, column) for row in rows for column in columns]

@@ -87,6 +87,21 @@ def test_tiles_keep_the_size_and_say_how_far_they_disagree(name: str) -> None:
         list(reconstruct_video(model, frames, tile=2))
 
 
+def test_a_model_whose_streams_end_takes_windows() -> None:
+    model: Any = zoo.build("bsqvit-video-tiny", seed=0).eval()
+    num = model.recipe.clip.num_frames + 5
+    windows = list(reconstruct_video(model, (torch.rand(num, 3, 64, 64) * 2 - 1).unbind()))
+    assert sum(window.y_CTHW.shape[1] for window in windows) == num
+    assert windows[-1].seam[1] > 0
+
+
+@pytest.mark.parametrize("name", ["cosmos-video-dv4x8x8-tiny", "vqvae-video-tiny"])
+def test_frames_smaller_than_the_stride_come_back(name: str) -> None:
+    model: Any = zoo.build(name, seed=0).eval()
+    (window,) = reconstruct_video(model, (torch.rand(3, 3, 3, 2) * 2 - 1).unbind())
+    assert tuple(window.y_CTHW.shape) == (3, 3, 3, 2)
+
+
 def test_a_causal_model_leaves_no_seam_in_time() -> None:
     model: Any = zoo.build("cosmos-video-dv4x8x8-tiny", seed=0).eval()
     x_CTHW = torch.rand(3, 43, 32, 40) * 2 - 1

@@ -75,6 +75,12 @@ class Autoencoder(Assembly):
         return bool(getattr(self.encoder, "lead_frame", self.encoder.causal))
 
     @property
+    def max_frames(self) -> int | None:
+        """How many frames a clip or a stream may have; None without end."""
+        limits = [getattr(part, "max_frames", None) for part in (self.encoder, self.decoder)]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
     def last_layer(self) -> nn.Parameter:
         return self.decoder.last_layer
 

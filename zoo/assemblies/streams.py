@@ -1,4 +1,6 @@
-"""Streams through a causal autoencoder: frames in, tokens out, and back, in constant memory.
+"""Streams through a causal autoencoder: frames in, tokens out, and back, piece by piece.
+
+What is kept from piece to piece is constant for convolutions, and grows with attention to all the past.
 
 Shape legend: B batch, C colour channels, T H W frames and pixels; D latent channels, t h w the latent grid,
 q codebooks.
@@ -17,6 +19,7 @@ from torch import Tensor
 from zoo.assemblies.base import check_clips
 from zoo.errors import WeightsError, ZooError
 from zoo.files import new_file
+from zoo.fingerprint import fingerprint
 from zoo.outputs import Tokens
 from zoo.streaming import Memory, streaming
 
@@ -45,7 +48,7 @@ class _Stream:
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the stream carries, as tensors; a copy that later pieces do not change."""
-        return {f"memory.{name}": value for name, value in self._memory.items()} | {
+        return {f"memory.{name}": value.clone() for name, value in self._memory.items()} | {
             "num_frames": torch.tensor(self.num_frames),
             "shape": torch.tensor(self._shape or ()),
         }
@@ -86,18 +89,13 @@ class _Stream:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is not a saved stream: {error}") from error
-        if found != wanted or not {"num_frames", "shape"} <= state.keys():
+        if found != wanted or not stream.state().keys() <= state.keys():
             raise WeightsError(f"{path} holds a stream of {found or 'nothing'}; this is one of {wanted}")
         stream._resume(state)
         return stream
 
     def _label(self) -> dict[str, str]:
-        recipe = self.model.recipe
-        return {
-            "stream": self.part,
-            "model": self.model.name,
-            "parts": repr([(kind, getattr(recipe, kind)) for kind in ("encoder", "quantizer", "decoder")]),
-        }
+        return {"stream": self.part, "model": self.model.name, "fingerprint": fingerprint(self.model)}
 
     def _check_shape(self, shape: tuple[int, ...], what: str) -> None:
         if self._shape not in (None, shape):
@@ -176,7 +174,7 @@ class StreamEncoder(_Stream):
         return tokens._replace(size_THW=(num, *tokens.size_THW[1:]))
 
     def state(self) -> dict[str, Tensor]:
-        waiting = {} if self._waiting is None else {"waiting": self._waiting}
+        waiting = {} if self._waiting is None else {"waiting": self._waiting.clone()}
         return super().state() | waiting | {"ended": torch.tensor(self._ended)}
 
     def _resume(self, state: dict[str, Tensor]) -> None:

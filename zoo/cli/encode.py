@@ -37,7 +37,7 @@ def encode(
     MODEL is a model folder, or the folder of a run; only the same one decodes the file. A causal model takes
     the video as one stream. Another takes it in windows as long as its clips; with --overlap they share
     frames and fade into each other when decoded, which takes more tokens. Memory use does not grow with the
-    length.
+    length, unless the model attends to all that it has seen.
 
     \b
     Example:
@@ -53,7 +53,7 @@ def encode(
 
     from zoo.bitstream import TokenWriter, header_for
     from zoo.data import iter_frames, probe_video, to_float
-    from zoo.windows import encode_video, window_overlap
+    from zoo.windows import encode_video, streams, window_overlap
 
     info = probe_video(source)
     autoencoder = load_autoencoder(model, device)
@@ -62,7 +62,7 @@ def encode(
         autoencoder,
         size_HW=(info.height, info.width),
         fps=info.fps,
-        overlap=None if autoencoder.causal else overlap,
+        overlap=None if streams(autoencoder) else overlap,
     )
     num_frames = 0
     with (

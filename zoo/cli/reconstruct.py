@@ -40,8 +40,9 @@ def reconstruct(
     rate is the mean rate of IN.mp4: where frames come at a varying pace, some are left out or repeated so
     that each shows at its time. A causal model takes the video as one stream. Another takes it in windows as
     long as its clips, which overlap by --overlap frames (a quarter of them) and fade into each other there;
-    what they disagree by is told as the seam. Memory use does not grow with the length. Where large frames do
-    not fit, --tile cuts them into tiles that overlap by a quarter.
+    what they disagree by is told as the seam. Memory use does not grow with the length, unless the model
+    attends to all that it has seen. Where large frames do not fit, --tile cuts them into tiles that overlap
+    by a quarter.
 
     \b
     Example:
@@ -59,7 +60,7 @@ def reconstruct(
     from zoo.data import VideoWriter, iter_frames, probe_video, to_float
     from zoo.data import side_by_side as beside
     from zoo.metrics.baselines import model_bits
-    from zoo.windows import reconstruct_video
+    from zoo.windows import reconstruct_video, streams
 
     info = probe_video(source)
     writer = VideoWriter(output, fps=info.fps, force=force)
@@ -96,7 +97,7 @@ def reconstruct(
         "width": info.width,
         "fps": info.fps,
         "causal": autoencoder.causal,
-        "window_frames": None if autoencoder.causal else clip.num_frames,
+        "window_frames": None if streams(autoencoder) else clip.num_frames,
         "seam_db": seam_db,
         "psnr_db": psnr_db,
         "bits": bits,
@@ -109,7 +110,9 @@ def reconstruct(
         f"{output}: {writer.num_frames} frames of {info.height}x{info.width} at {info.fps:g} frames a "
         f"second, PSNR {psnr_db:.2f} dB over all of it; {bits / 8192:.1f} KiB of tokens, "
         f"{facts['ratio']:.0f} times less than the pixels"
-        + ("" if seam_db is None else f"; windows agree within {seam_db:.2f} dB where they overlap"),
+        + (
+            "" if seam_db is None else f"; windows and tiles agree within {seam_db:.2f} dB where they overlap"
+        ),
         err=True,
     )
 

@@ -156,8 +156,10 @@ def _group(name: str) -> str:
 
 
 def _named(names: list[str], label: str = "", most: int = 4) -> str:
+    from zoo.converting.report import printable
+
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return label + ", ".join(names[:most]) + more if names else ""
+    return label + ", ".join(map(printable, names[:most])) + more if names else ""
 
 
 def _show_families(as_json: bool) -> int:

@@ -23,6 +23,9 @@ from zoo.recipe_files import Resolved
 from zoo.recipes import Recipe
 from zoo.weights import not_pretrained, save
 
+_MAX_COPIES = 256 << 20
+"""Bytes that copies of tensors in shared memory may take beyond what the file holds."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PublicTensor:
@@ -329,11 +332,23 @@ def _misfits(mapped: Mapping[str, Tensor], wanted: Mapping[str, Tensor], missing
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors, each in memory of its own, by which `_origins` knows them again."""
+    """Return the tensors, each in memory of its own, by which `_origins` knows them again.
+
+    Raises:
+        WeightsError: Apart they would take far more memory than together.
+    """
     seen: set[int] = set()
     result = {}
+    left = sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in state.values()}.values()
+    )
+    left += _MAX_COPIES
     for name, tensor in state.items():
         address = tensor.untyped_storage().data_ptr()
+        if address in seen:
+            left -= tensor.nbytes
+        if left < 0:
+            raise WeightsError("its tensors share memory, and apart they would take far more than the file")
         result[name] = tensor.clone() if address in seen else tensor
         seen.add(address)
     return result

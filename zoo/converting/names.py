@@ -67,9 +67,13 @@ def _walk(value: Any, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, 
         yield from _walk(child, full, (*above, id(value)))
 
 
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 63)
+
+
 def _children(value: Any) -> Iterator[tuple[str | int, Any]]:
     if isinstance(value, dict):
-        yield from ((key, child) for key, child in value.items() if isinstance(key, str | int))
+        yield from ((key, child) for key, child in value.items() if _is_name(key))
     elif isinstance(value, list | tuple):
         yield from enumerate(value)
     elif isinstance(value, Inert) and isinstance(value.state, Mapping):

@@ -16,7 +16,7 @@ from zoo.errors import WeightsError
 MAX_PICKLE_BYTES = 256 << 20
 """Longest pickle that is read, tensors apart: real ones have a few megabytes."""
 
-MAX_OPCODES = 20_000_000
+MAX_OPCODES = 5_000_000
 
 
 class Global(NamedTuple):

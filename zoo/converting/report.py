@@ -64,5 +64,9 @@ def card(done: Conversion) -> str:
 
 def _cell(name: str) -> str:
     """Return a name that comes from a foreign file as code that cannot leave its cell."""
-    kept = "".join(c if c.isprintable() and c not in "`|<>" else "?" for c in name)
-    return f"`{kept[:200]}`"
+    return f"`{printable(name, but='`|<>')}`"
+
+
+def printable(name: str, *, but: str = "") -> str:
+    """Return a name that comes from a foreign file with nothing in it that moves a terminal's cursor."""
+    return "".join(c if c.isprintable() and c not in but else "?" for c in name[:200])

@@ -100,7 +100,7 @@ def check_pieces_equal_one_shot(subject: Subject) -> None:
             made = torch.cat(pieces, 2)
             if made.shape != whole.shape:
                 raise fail(f"pieces of {plan} give {tuple(whole.shape)}", f"{tuple(made.shape)}", _STREAM)
-            error = float((made - whole).abs().max() / whole.abs().max())
+            error = float((made - whole).abs().max() / whole.abs().max().clamp(min=1e-12))
             if not error <= 1e-5:
                 raise fail(
                     f"pieces of {plan} give what one shot gives", f"they differ by {error:.3g}", _STREAM

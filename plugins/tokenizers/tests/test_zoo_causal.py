@@ -26,24 +26,29 @@ def test_folding_moves_every_pixel_and_back(clips: int, t: int, time: int, space
     assert torch.equal(unfold(y, time=time, space=space, num_clips=clips), x)
 
 
-@pytest.mark.parametrize(("in_dim", "out_dim"), [(8, 4), (4, 16), (6, 20)])
-def test_without_learning_a_change_of_size_is_a_resize(in_dim: int, out_dim: int) -> None:
-    shrink, grow = Shrink(in_dim, out_dim, time=2, space=2), Grow(out_dim, in_dim, time=2, space=2)
+@pytest.mark.parametrize("room", [1, 2, 4, 8])
+def test_without_learning_a_change_of_size_is_a_resize(room: int) -> None:
+    """A channel of 8 cells becomes `room` channels, each the mean of its share of the cells, and back."""
+    shrink, grow = Shrink(3, 3 * room, time=2, space=2), Grow(3 * room, 3, time=2, space=2)
     for layer in (shrink, grow):
         torch.nn.init.zeros_(layer.mix.weight)
+        assert layer.mix.bias is not None
         torch.nn.init.zeros_(layer.mix.bias)
-    still = torch.full((4, in_dim, 4, 6), 0.7)
-    small = shrink(still, num_clips=1)
-    assert small.shape == (2, out_dim, 2, 3)
-    torch.testing.assert_close(small, torch.full_like(small, 0.7))
-    torch.testing.assert_close(grow(small, num_clips=1), still)
+    x = torch.randn(4, 3, 4, 6)
+    small = shrink(x, num_clips=1)
+    assert small.shape == (2, 3 * room, 2, 3)
+    cells = x.view(2, 2, 3, 2, 2, 3, 2).permute(0, 2, 3, 5, 1, 4, 6).reshape(2, 3, 2, 3, room, 8 // room)
+    means = cells.mean(-1)
+    torch.testing.assert_close(small.view(2, 3, room, 2, 3), means.permute(0, 1, 4, 2, 3))
+    again = grow(small, num_clips=1).view(2, 2, 3, 2, 2, 3, 2).permute(0, 2, 3, 5, 1, 4, 6)
+    torch.testing.assert_close(again.reshape(2, 3, 2, 3, room, 8 // room), means[..., None].expand_as(cells))
 
 
 @pytest.mark.parametrize("stride", [[4, 8, 8], [1, 8, 8], [8, 16, 16], [4, 4, 4], [8, 4, 4]])
 def test_published_strides_and_others_build(stride: list[int]) -> None:
     patch = [min(4, stride[0]), 4, 4]
     num = 1 + max(stride[0] // patch[0], stride[1] // patch[1]).bit_length() - 1
-    options = {"widths": [8, 12, 16][:num], "num_blocks": [1] * num, "stride": stride, "patch_size": patch}
+    options = {"widths": [8, 16, 32][:num], "num_blocks": [1] * num, "stride": stride, "patch_size": patch}
     encoder, decoder = ZooCausalEncoder(**options), ZooCausalDecoder(**options)  # type: ignore[arg-type]
     x = torch.randn(1, 3, 2 * stride[0], stride[1], 2 * stride[2])
     with torch.no_grad():
@@ -59,6 +64,8 @@ def test_bad_options_and_clips_say_what_fits() -> None:
         ZooCausalDecoder(stride=[2, 8, 8])
     with pytest.raises(RecipeError, match="three powers of two"):
         ZooCausalEncoder(stride=[4, 8, 16])
+    with pytest.raises(RecipeError, match="must be a multiple"):
+        ZooCausalEncoder(widths=[8, 12], num_blocks=[1, 1])
     encoder = ZooCausalEncoder(widths=[8, 8], num_blocks=[0, 0])
     with pytest.raises(PortError, match="multiples of its stride"):
         encoder(torch.zeros(1, 3, 5, 8, 8))

@@ -50,6 +50,7 @@ class _Part(nn.Module):
         self.patch_size = sizes.patch_size
         self.latent_dim = sizes.width
         self.stride = (1, sizes.patch_size, sizes.patch_size)
+        self.max_frames = num_frames
 
     def _add_transformer(self, sizes: Sizes, num_frames: int | None) -> None:
         """Add positions, of frames too unless they are images, and the layers between the ends."""
@@ -146,7 +147,15 @@ class BSQViTImageEncoder(_Encoder):
     """Turns patches of an image into tokens that know the image.
 
     Ends before the published `quant_embed`: that projection is the recipe's `pre_quant`.
-    Options are those of `BSQViTEncoder`, without a number of frames.
+
+    Args:
+        in_channels: Colour channels.
+        size: Height and width that the learned positions are for.
+        patch_size: Side of a patch, the stride.
+        width: Channels of a token and of the latent.
+        num_layers: Transformer blocks.
+        num_heads: Heads of attention, a divisor of `width`.
+        mlp_ratio: Width of the hidden layer in a block, in multiples of `width`.
 
     Raises:
         RecipeError: An option is out of range.
@@ -260,7 +269,16 @@ class BSQViTImageDecoder(_Decoder):
     """Turns tokens that know the image into its patches.
 
     Starts after the published `post_quant_embed`: that projection is the recipe's `post_quant`.
-    Options are those of `BSQViTDecoder`, without a number of frames.
+
+    Args:
+        out_channels: Colour channels.
+        size: Height and width that the learned positions are for.
+        patch_size: Side of a patch, the stride.
+        width: Channels of the latent and of a token.
+        num_layers: Transformer blocks.
+        num_heads: Heads of attention, a divisor of `width`.
+        mlp_ratio: Width of the hidden layer in a block, in multiples of `width`.
+        head_width: Width of the hidden layer that makes patches.
 
     Raises:
         RecipeError: An option is out of range.

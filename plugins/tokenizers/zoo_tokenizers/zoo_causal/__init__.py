@@ -3,7 +3,7 @@
 from zoo.parts import PartSpec
 
 _EXAMPLE = {
-    "widths": [16, 24],
+    "widths": [16, 32],
     "num_blocks": [1, 1],
     "latent_dim": 5,
     "stride": [4, 4, 4],

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.errors import RecipeError
 from zoo.streaming import lead_in
 
 
@@ -84,10 +85,10 @@ class Level(nn.Module):
 
 
 def fold(x_NDhw: Tensor, *, time: int, space: int, num_clips: int) -> Tensor:
-    """Move neighbouring pixels and frames into the channels: each cell of the new grid holds them all."""
+    """Move neighbouring pixels and frames into the channels, those of one channel side by side."""
     return rearrange(
         x_NDhw,
-        "(B t T) D (h H) (w W) -> (B t) (T H W D) h w",
+        "(B t T) D (h H) (w W) -> (B t) (D T H W) h w",
         B=num_clips,
         T=time,
         H=space,
@@ -99,7 +100,7 @@ def unfold(x_NDhw: Tensor, *, time: int, space: int, num_clips: int) -> Tensor:
     """Undo `fold`."""
     return rearrange(
         x_NDhw,
-        "(B t) (T H W D) h w -> (B t T) D (h H) (w W)",
+        "(B t) (D T H W) h w -> (B t T) D (h H) (w W)",
         B=num_clips,
         T=time,
         H=space,
@@ -108,15 +109,19 @@ def unfold(x_NDhw: Tensor, *, time: int, space: int, num_clips: int) -> Tensor:
 
 
 class Shrink(nn.Module):
-    """Halves frames' sides, the number of frames, or both: a learned mix of the cells that become one.
+    """Shrinks frames' sides, the number of frames, or both: a learned mix of the cells that become one.
 
-    Their mean goes past it, so that a stack of changes of size starts as a plain resize
-    (https://arxiv.org/abs/2410.10733).
+    Means of them go past it (https://arxiv.org/abs/2410.10733): a channel becomes as many as there is room
+    for, each the mean of as many of its cells.
+
+    Raises:
+        RecipeError: The channels of all cells cannot be shared out evenly.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, time: int, space: int) -> None:
         super().__init__()
         self.time, self.space = time, space
+        _require_even("shrink", in_dim * time * space**2, out_dim)
         self.mix = nn.Conv2d(in_dim * time * space**2, out_dim, 1)
 
     def forward(self, x_NDhw: Tensor, *, num_clips: int) -> Tensor:
@@ -127,11 +132,16 @@ class Shrink(nn.Module):
 
 
 class Grow(nn.Module):
-    """Undoes the halving of `Shrink`; what goes past it repeats the cell."""
+    """Undoes `Shrink`: what goes past the mix repeats a channel over as many cells as there are to fill.
+
+    Raises:
+        RecipeError: The channels cannot be shared out evenly.
+    """
 
     def __init__(self, in_dim: int, out_dim: int, *, time: int, space: int) -> None:
         super().__init__()
         self.time, self.space = time, space
+        _require_even("grow", out_dim * time * space**2, in_dim)
         self.mix = nn.Conv2d(in_dim, out_dim * time * space**2, 1)
 
     def forward(self, x_NDhw: Tensor, *, num_clips: int) -> Tensor:
@@ -141,9 +151,17 @@ class Grow(nn.Module):
         return unfold(y_NDhw, time=self.time, space=self.space, num_clips=num_clips)
 
 
+def _require_even(what: str, many: int, few: int) -> None:
+    if many % few:
+        raise RecipeError(
+            f"zoo-causal: a {what} between {many} channels of the finer cells and {few} of the coarser does "
+            "not work: the first must be a multiple of the second, as with widths of [64, 128]"
+        )
+
+
 def _resize_channels(x_NDhw: Tensor, num: int) -> Tensor:
-    """Average neighbouring groups of channels, or repeat them, to get `num`."""
+    """Average neighbouring channels, or repeat each, to get `num`."""
     dim = x_NDhw.shape[1]
-    if dim % num == 0:
+    if num < dim:
         return torch.unflatten(x_NDhw, 1, (num, dim // num)).mean(2)
-    return x_NDhw.repeat_interleave(-(-num // dim), dim=1)[:, :num]
+    return x_NDhw.repeat_interleave(num // dim, dim=1)

@@ -75,8 +75,8 @@ class ZooCausalEncoder(nn.Module):
         self,
         *,
         in_channels: int = 3,
-        widths: list[int] = [192, 512],  # noqa: B006 - read, never changed
-        num_blocks: list[int] = [2, 6],  # noqa: B006 - read, never changed
+        widths: list[int] = [192, 384],  # noqa: B006 - read, never changed
+        num_blocks: list[int] = [2, 8],  # noqa: B006 - read, never changed
         latent_dim: int = 6,
         stride: list[int] = [4, 8, 8],  # noqa: B006 - read, never changed
         patch_size: list[int] = [4, 4, 4],  # noqa: B006 - read, never changed
@@ -145,8 +145,8 @@ class ZooCausalDecoder(nn.Module):
         self,
         *,
         out_channels: int = 3,
-        widths: list[int] = [192, 512],  # noqa: B006 - read, never changed
-        num_blocks: list[int] = [4, 6],  # noqa: B006 - read, never changed
+        widths: list[int] = [192, 384],  # noqa: B006 - read, never changed
+        num_blocks: list[int] = [4, 8],  # noqa: B006 - read, never changed
         latent_dim: int = 6,
         stride: list[int] = [4, 8, 8],  # noqa: B006 - read, never changed
         patch_size: list[int] = [4, 4, 4],  # noqa: B006 - read, never changed
