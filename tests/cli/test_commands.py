@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -380,11 +380,12 @@ def test_light_commands_import_no_model_code(words: list[str]) -> None:
 
 def test_list_takes_at_most_the_promised_time() -> None:
     times: list[float] = []
-    # The best of five: others may be at work on this machine.
+    # Processor time, and the best of five: others may be at work on this machine.
     while len(times) < 5 and (not times or min(times) >= 0.6):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = python("-m", "zoo", "list", "--json")
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout)["models"]
     assert min(times) < 0.6, times
