@@ -5,7 +5,7 @@
 Every model has 1.2 to 1.4 million weights, strides of 4x8x8 and the same 64,000 codes (FSQ); each trains on
 one thread until its processor time is used up, with the same loss (mean absolute error), optimiser, learning
 rate schedule over that time, batches and seed. Then it encodes and decodes the clips of the test split. Two
-models train beside each other; the time a frame is measured at the end, in turn.
+models train beside each other; the time a frame is measured before, in turn.
 
 A shape whose first frame is a latent frame of its own takes 5 latent frames for 16, the others 4.
 """
@@ -166,6 +166,7 @@ def main(data: str, minutes: float, lr: float, only: str | None) -> None:
         "--lr",
         str(lr),
     ]
+    times = ms_a_frame({name: build(name).eval() for name in SHAPES})
     found: dict[str, dict[str, float]] = {}
     names = list(SHAPES)
     for two in (names[:2], names[2:]):
@@ -173,8 +174,9 @@ def main(data: str, minutes: float, lr: float, only: str | None) -> None:
             name: subprocess.Popen([*words, "--only", name], stdout=subprocess.PIPE, text=True)
             for name in two
         }
-        found |= {name: json.loads(process.communicate()[0]) for name, process in running.items()}
-    times = ms_a_frame({name: build(name).eval() for name in SHAPES})
+        for name, process in running.items():
+            found[name] = json.loads(process.communicate()[0])
+            print(name, found[name], file=sys.stderr, flush=True)
     print(f"{minutes:g} minutes of processor time each, {Path(data).name}, highest learning rate {lr:g}\n")
     print("| shape | weights | steps | PSNR dB | SSIM | LPIPS | bits a pixel | codes used | ms a frame |")
     print("|---|" + "---:|" * 8)
