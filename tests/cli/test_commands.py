@@ -429,8 +429,8 @@ def test_a_real_process_ends_with_the_code(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is sent to a process group there")
 def test_ctrl_c_leaves_with_130() -> None:
-    code = "from zoo.cli import main\nimport zoo.discovery, os, signal\n"
-    code += "zoo.discovery.catalogue = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+    code = "from zoo.cli import main\nimport zoo.discovery, signal\n"
+    code += "zoo.discovery.catalogue = lambda: signal.raise_signal(signal.SIGINT)\n"
     code += "import sys; sys.argv = ['zoo', 'list']; main()"
     result = python("-c", code)
     assert result.returncode == 128 + signal.SIGINT
