@@ -430,6 +430,8 @@ def test_a_real_process_ends_with_the_code(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is sent to a process group there")
 def test_ctrl_c_leaves_with_130() -> None:
     code = "from zoo.cli import main\nimport zoo.discovery, signal\n"
+    # A job that a shell put in the background inherits that SIGINT is ignored.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "zoo.discovery.catalogue = lambda: signal.raise_signal(signal.SIGINT)\n"
     code += "import sys; sys.argv = ['zoo', 'list']; main()"
     result = python("-c", code)
