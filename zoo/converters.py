@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from zoo.errors import PluginError
+from zoo.parts import NAME, TARGET, import_target
 
-_NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
-_TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _ARGUMENT = re.compile(r"[a-z_]+\.[a-z_0-9]+")
 
 
@@ -43,11 +41,11 @@ class Converter:
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise PluginError(
                 f"converter name is {self.name!r}; use lower-case letters and digits joined by - _ or ."
             )
-        if not isinstance(self.target, str) or not _TARGET.fullmatch(self.target):
+        if not isinstance(self.target, str) or not TARGET.fullmatch(self.target):
             raise PluginError(
                 f"target of converter {self.name!r} is {self.target!r}; "
                 "it must look like 'package.module:function'"
@@ -93,9 +91,8 @@ class OfferedConverter:
         Raises:
             PluginError: Its module cannot be imported or has no such function.
         """
-        module_name, _, function_name = self.spec.target.partition(":")
         try:
-            function = getattr(importlib.import_module(module_name), function_name)
+            function = import_target(self.spec.target)
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"converter {self.name!r} (from {self.distribution}) cannot be imported from "

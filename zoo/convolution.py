@@ -138,14 +138,20 @@ def doubled_conv2d(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
         return F.conv2d(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
     y = x_BCHW.new_empty(b, len(weight), 2 * h, 2 * w)
     for i in (0, 1):
-        rows = _pairs(weight, i, dim=2)
+        rows = fold_kernel(weight, i, dim=2)
         for j in (0, 1):
-            phase = F.conv2d(x_BCHW, _pairs(rows, j, dim=3), bias, padding=1)
+            phase = F.conv2d(x_BCHW, fold_kernel(rows, j, dim=3), bias, padding=1)
             y[:, :, i::2, j::2] = phase[:, :, i : i + h, j : j + w]
     return y
 
 
-def _pairs(weight: Tensor, phase: int, *, dim: int) -> Tensor:
-    """Return the kernel of two that a kernel of three is over (a, b b) in phase 0 and (a a, b) in phase 1."""
+def fold_kernel(weight: Tensor, phase: int, *, dim: int) -> Tensor:
+    """Return what a kernel of three does along an axis on which every value stands twice: a kernel of two.
+
+    Args:
+        weight: The kernel.
+        phase: 0 for windows whose first value stands alone (a, bb), 1 for those whose last does (aa, b).
+        dim: The axis.
+    """
     first, second, third = weight.unbind(dim)
     return torch.stack([first + second, third] if phase else [first, second + third], dim)

@@ -1,8 +1,8 @@
 """What an autoencoder costs: operations a frame, and what its streams keep between two pieces.
 
 On the meta device nothing is computed and nothing is allocated, so that the largest model takes seconds, and
-the operations are those of the plain network. Elsewhere fast paths do less, and torch's counter misses
-attention where a processor fuses it:
+the operations are those of the plain network, but for what a part folds everywhere, as VidTok its upsampling.
+Elsewhere fast paths do less, and torch's counter misses attention where a processor fuses it:
 
     from zoo.costs import costs
 

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 Kind = Literal["encoder", "quantizer", "decoder", "generator", "discriminator"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
-_TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
+TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def import_target(target: str) -> Any:
+    """Import what ``package.module:name`` names."""
+    module_name, _, name = target.partition(":")
+    return getattr(importlib.import_module(module_name), name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +54,11 @@ class PartSpec:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PluginError(f"part kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise PluginError(
                 f"part name is {self.name!r}; use lower-case letters and digits joined by - _ or ."
             )
-        if not isinstance(self.target, str) or not _TARGET.fullmatch(self.target):
+        if not isinstance(self.target, str) or not TARGET.fullmatch(self.target):
             raise PluginError(
                 f"target of {self.kind} {self.name!r} is {self.target!r}; "
                 "it must look like 'package.module:Class'"
@@ -93,9 +99,8 @@ class Part:
         Raises:
             PluginError: The module cannot be imported or has no such class.
         """
-        module_name, _, class_name = self.spec.target.partition(":")
         try:
-            cls = getattr(importlib.import_module(module_name), class_name)
+            cls = import_target(self.spec.target)
         except (Exception, SystemExit) as error:
             needs = f" It needs: pip install {' '.join(self.spec.requires)}." if self.spec.requires else ""
             raise PluginError(

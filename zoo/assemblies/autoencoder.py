@@ -20,6 +20,7 @@ from zoo.assemblies.streams import StreamDecoder, StreamEncoder
 from zoo.errors import ZooError
 from zoo.outputs import Quantized, Tokens
 from zoo.recipes import Recipe
+from zoo.streaming import is_first_piece
 
 
 class Reconstructed(NamedTuple):
@@ -110,16 +111,7 @@ class Autoencoder(Assembly):
         Raises:
             ZooError: The input is not a batch of clips.
         """
-        return self.encode_piece(x_BCTHW, is_first=True)
-
-    def encode_piece(self, x_BCTHW: Tensor, *, is_first: bool) -> Tokens:
-        """Turn a piece of clips into tokens, as `stream_encoder` does inside of a stream.
-
-        Args:
-            x_BCTHW: Frames in [-1, 1].
-            is_first: Whether the clips start with them: then the first may be a latent frame of its own.
-        """
-        quantized = self._quantize(x_BCTHW, is_first=is_first)
+        quantized = self._quantize(x_BCTHW)
         size_THW = (x_BCTHW.shape[2], x_BCTHW.shape[3], x_BCTHW.shape[4])
         return Tokens(quantized.z_BDthw, quantized.indices_Bqthw, size_THW)
 
@@ -132,15 +124,6 @@ class Autoencoder(Assembly):
         Raises:
             ZooError: The tokens hold neither latents nor indices, or a grid of another size.
         """
-        return self.decode_piece(tokens, is_first=True)
-
-    def decode_piece(self, tokens: Tokens, *, is_first: bool) -> Tensor:
-        """Turn the tokens of a piece of clips into frames, as `stream_decoder` does inside of a stream.
-
-        Args:
-            tokens: From `encode_piece`.
-            is_first: Whether the clips start with them.
-        """
         z_BDthw = tokens.z_BDthw
         if z_BDthw is None:
             if tokens.indices_Bqthw is None:
@@ -149,7 +132,7 @@ class Autoencoder(Assembly):
                 raise ZooError("this model's bottleneck is continuous: decode from z_BDthw, not from indices")
             z_BDthw = self.quantizer.lookup(tokens.indices_Bqthw)
         grid = tuple(z_BDthw.shape[-3:])
-        wanted = latent_size(tokens.size_THW, self.stride, lead_frame=self.lead_frame and is_first)
+        wanted = latent_size(tokens.size_THW, self.stride, lead_frame=self._leads_here)
         if grid != wanted:
             raise ZooError(
                 f"a clip of {tokens.size_THW} has a latent grid of {wanted}; these tokens have {grid}"
@@ -176,9 +159,14 @@ class Autoencoder(Assembly):
         """
         return StreamDecoder(self)
 
-    def _quantize(self, x_BCTHW: Tensor, *, is_first: bool = True) -> Quantized:
+    @property
+    def _leads_here(self) -> bool:
+        """Whether the frames at hand begin with a lead frame: in a stream only the first piece does."""
+        return self.lead_frame and is_first_piece()
+
+    def _quantize(self, x_BCTHW: Tensor) -> Quantized:
         check_clips(x_BCTHW, self.encoder.in_channels)
-        x_BCTHW = pad(x_BCTHW, self.stride, lead_frame=self.lead_frame and is_first)
+        x_BCTHW = pad(x_BCTHW, self.stride, lead_frame=self._leads_here)
         per_frame = getattr(self.encoder, "consumes", "video") == "image"
         z_BDthw = _per_frame(self.encoder, x_BCTHW) if per_frame else self.encoder(x_BCTHW)
         return self.quantizer(self.pre_quant(z_BDthw))

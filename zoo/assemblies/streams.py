@@ -170,7 +170,7 @@ class StreamEncoder(_Stream):
 
     def _encode(self, x_BCTHW: Tensor, num: int) -> Tokens:
         with streaming(self.model.encoder, self._memory):
-            tokens = self.model.encode_piece(x_BCTHW, is_first=bool(self._lead()))
+            tokens = self.model.encode(x_BCTHW)
         return tokens._replace(size_THW=(num, *tokens.size_THW[1:]))
 
     def state(self) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ class StreamDecoder(_Stream):
         shape = (len(held), *tokens.size_THW[1:])
         self._check_shape(shape, "tokens of (batch, height, width)")
         with streaming(self.model.decoder, self._memory):
-            x_BCTHW = self.model.decode_piece(tokens, is_first=not self.num_frames)
+            x_BCTHW = self.model.decode(tokens)
         self._shape = shape
         self.num_frames += x_BCTHW.shape[2]
         return x_BCTHW

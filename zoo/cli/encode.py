@@ -48,11 +48,10 @@ def encode(
 
     check_output(output, force=force)
 
-    import torch
     from tqdm import tqdm
 
     from zoo.bitstream import TokenWriter, header_for
-    from zoo.data import iter_frames, probe_video, to_float
+    from zoo.data import iter_frames, probe_video
     from zoo.windows import encode_video, streams, window_overlap
 
     info = probe_video(source)
@@ -77,7 +76,7 @@ def encode(
             for frame in iter_frames(source, fps=info.fps):
                 num_frames += 1
                 progress.update()
-                yield to_float(torch.from_numpy(frame.pixels_HWC)[None])[:, 0]
+                yield frame.x_CHW
 
         for tokens in encode_video(autoencoder, frames_CHW(), overlap=overlap):
             writer.write(tokens)

@@ -54,10 +54,9 @@ def reconstruct(
 
     check_output(output, force=force)
 
-    import torch
     from tqdm import tqdm
 
-    from zoo.data import VideoWriter, iter_frames, probe_video, to_float
+    from zoo.data import VideoWriter, iter_frames, probe_video
     from zoo.data import side_by_side as beside
     from zoo.metrics.baselines import model_bits
     from zoo.windows import reconstruct_video, streams
@@ -67,10 +66,7 @@ def reconstruct(
     autoencoder = load_autoencoder(model, device)
     clip = autoencoder.recipe.clip
     codebook_size = int(autoencoder.quantizer.codebook_size)
-    frames = (
-        to_float(torch.from_numpy(frame.pixels_HWC)[None])[:, 0]
-        for frame in iter_frames(source, fps=info.fps)
-    )
+    frames = (frame.x_CHW for frame in iter_frames(source, fps=info.fps))
     squared_error, values, bits = 0.0, 0, 0.0
     seam_squares, seam_values = 0.0, 0
     windows = reconstruct_video(autoencoder, frames, overlap=overlap, tile=tile)

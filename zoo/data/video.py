@@ -66,6 +66,11 @@ class Frame(NamedTuple):
     time_s: float
     pixels_HWC: NDArray[np.uint8]
 
+    @property
+    def x_CHW(self) -> Tensor:
+        """The frame as float32 in [-1, 1]."""
+        return to_float(torch.from_numpy(self.pixels_HWC)[None])[:, 0]
+
 
 @dataclass(frozen=True)
 class Video:

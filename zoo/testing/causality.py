@@ -5,6 +5,8 @@ Shape legend: B batch, C colour channels, T H W frames and pixels; D latent chan
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 
@@ -90,8 +92,9 @@ def check_pieces_equal_one_shot(subject: Subject) -> None:
     with torch.no_grad():
         x, whole = run_grid(subject, module, 2, grid)
         for plan in ((1, 1, 1, 1), (2, 2), (1, 3), (3, 1)):
-            frames = [subject.pixels((sum(plan[:n]), *grid[1:]))[0] for n in range(1, len(plan) + 1)]
-            ends = frames if subject.kind == "encoder" else [sum(plan[:n]) for n in range(1, len(plan) + 1)]
+            ends = list(accumulate(plan))
+            if subject.kind == "encoder":
+                ends = [subject.pixels((end, *grid[1:]))[0] for end in ends]
             memory: Memory = {}
             pieces = []
             for start, end in zip([0, *ends], ends, strict=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from zoo.checks import is_power_of_two
 from zoo.errors import PortError, ZooError
 
 
@@ -25,7 +26,7 @@ def num_halvings(part: str, /, *, image_size: int) -> int:
         ZooError: `image_size` is not a power of two of at least 16.
     """
     check_counts(part, image_size=image_size)
-    if image_size < 16 or image_size & (image_size - 1):
+    if image_size < 16 or not is_power_of_two(image_size):
         raise ZooError(
             f"{part}: image_size is {image_size}; give a power of two of 16 or more: 16, 32, 64, ..."
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.checks import is_power_of_two
 from zoo.errors import ZooError
 from zoo_timm.backbone import Backbone
 
@@ -49,7 +50,7 @@ class TimmEncoder(nn.Module):
         for option, value in {"latent_dim": latent_dim, "in_channels": in_channels}.items():
             if value < 1:
                 raise ZooError(f"{option} of encoder 'timm' is {value}; it must be 1 or more")
-        if temporal_stride < 1 or temporal_stride & (temporal_stride - 1):
+        if not is_power_of_two(temporal_stride):
             raise ZooError(f"temporal_stride of encoder 'timm' is {temporal_stride}; it must be 1, 2, 4 ...")
         self.in_channels = in_channels
         self.latent_dim = latent_dim

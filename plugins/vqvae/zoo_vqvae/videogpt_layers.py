@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.checks import is_power_of_two
 from zoo.convolution import add, channels_last, relu
 from zoo.errors import RecipeError
 from zoo_vqvae.attention import AxialBlock
@@ -26,7 +27,7 @@ def check_stride(part: str, stride: Sequence[int]) -> Size3:
     Raises:
         RecipeError: It is not three powers of two, or none of them shrinks anything.
     """
-    fits = len(stride) == 3 and all(isinstance(s, int) and s > 0 and s & (s - 1) == 0 for s in stride)
+    fits = len(stride) == 3 and all(isinstance(s, int) and is_power_of_two(s) for s in stride)
     if not fits or max(stride) < 2:
         raise RecipeError(
             f"{part}: stride is {list(stride)}; it must be three powers of two (time, height, width), "

@@ -16,6 +16,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.checks import is_power_of_two
 from zoo.errors import RecipeError
 
 Norm = Literal["batch", "group"]
@@ -31,7 +32,7 @@ def check_options(part: str, *, base_channels: int, stride: Sequence[int], norm:
         RecipeError: The stride is not three powers of two, none of them shrinks anything, or a width does not
             suit the normalisation.
     """
-    fits = len(stride) == 3 and all(s > 0 and s & (s - 1) == 0 for s in stride)
+    fits = len(stride) == 3 and all(is_power_of_two(s) for s in stride)
     if not fits or max(stride) < 2:
         raise RecipeError(
             f"{part}: stride is {list(stride)}; it must be three powers of two (time, height, width), "

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.convolution import add, silu
+from zoo.convolution import add, fold_kernel, silu
 from zoo.streaming import lead_in
 
 EdgeMode = Literal["zeros", "repeat", "both"]
@@ -134,18 +134,6 @@ def pointwise(dim: int, edge: EdgeMode) -> nn.Module:
     """Build a 1x1x1 convolution, named as those beside it."""
     conv = Kernel3D(dim, dim, 1)
     return conv if edge == "both" else Causal(conv)
-
-
-def fold_kernel(weight: Tensor, phase: int, *, dim: int) -> Tensor:
-    """Return what a kernel of three does along an axis on which every value stands twice: a kernel of two.
-
-    Args:
-        weight: The kernel.
-        phase: 0 for windows whose first value stands alone (a, bb), 1 for those whose last does (aa, b).
-        dim: The axis.
-    """
-    first, second, third = weight.unbind(dim)
-    return torch.stack([first + second, third] if phase else [first, second + third], dim)
 
 
 class ChannelNorm(nn.Module):

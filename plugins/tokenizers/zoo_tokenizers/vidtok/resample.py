@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.convolution import fold_kernel
 from zoo.streaming import lead_in
-from zoo_tokenizers.vidtok.layers import Causal, EdgeMode, Kernel3D, fold_kernel, pad_time, window_conv
+from zoo_tokenizers.vidtok.layers import Causal, EdgeMode, Kernel3D, pad_time, window_conv
 
 _MIX_FACTOR = 2.0
 """Where the mix starts: sigmoid(2) = 88 % of the plain way."""
