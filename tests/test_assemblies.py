@@ -91,7 +91,10 @@ def test_a_sample_depends_on_its_seed_and_number_only() -> None:
 def test_image_discriminators_see_the_frame_they_are_given() -> None:
     gan = zoo.build("gan-video-tiny", seed=0)
     x = torch.rand(2, 3, 16, 32, 32) * 2 - 1
-    image, video = gan.judge(x, frame_B=torch.tensor([0, 5]))
+    selection = gan.select(2, 16, generator=torch.Generator().manual_seed(0))
+    assert selection.frames_BT is None
+    selection.places[0] = torch.tensor([[0], [5]])
+    image, video = gan.judge(x, selection)
     again = gan.discriminator[0](torch.stack([x[0, :, 0], x[1, :, 5]]))
     assert torch.equal(image.logits[0], again.logits[0])
     assert len(gan.judge(x)[0].logits[0]) == 32

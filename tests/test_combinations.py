@@ -22,7 +22,7 @@ from zoo.parts import KINDS, Kind, Part
 from zoo.ports import Ports
 from zoo.recipes import Recipe
 from zoo.testing.subject import Subject
-from zoo.training.loop import start, training_step
+from zoo.training.loop import Labelled, start, training_step
 from zoo.weights import load, save
 
 Combination = tuple[Part, ...]
@@ -99,8 +99,7 @@ def _seen(model: Assembly, x_BCTHW: torch.Tensor) -> list[torch.Tensor]:
     """What a model makes, and what its discriminators say of it."""
     with torch.no_grad():
         made = model.reconstruct(x_BCTHW) if isinstance(model, Autoencoder) else model.sample(2, seed=3)
-        frames = torch.zeros(len(made), dtype=torch.int64)
-        return [made, *(logits for judged in model.judge(made, frame_B=frames) for logits in judged.logits)]
+        return [made, *(logits for judged in model.judge(made) for logits in judged.logits)]
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=_name)
@@ -121,7 +120,7 @@ def builds_trains_and_loads(combination: Combination, tmp_path: Path) -> None:
     assert isinstance(model, Autoencoder if recipe.assembly == "autoencoder" else Gan)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     generator = torch.Generator().manual_seed(1)
-    clips = [torch.rand(2, 3, *size, generator=generator) * 2 - 1 for _ in range(3)]
+    clips = [Labelled(torch.rand(2, 3, *size, generator=generator) * 2 - 1) for _ in range(3)]
 
     judged = len(model.discriminator) > 0
     if recipe.assembly == "gan" and not judged:

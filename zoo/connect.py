@@ -101,12 +101,24 @@ def _judged(clip: Clip, judge: Ports) -> Iterator[tuple[str, str]]:
             f"clips have {clip.channels} channels but {judge} takes {judge.in_channels}; set its in_channels",
         )
     size = (clip.num_frames, clip.height, clip.width)
-    low = (1, *judge.min_size[1:]) if judge.consumes == "image" else judge.min_size
+    low = (1, *judge.min_size[1:]) if judge.consumes == "image" or judge.draws_frames else judge.min_size
     if any(have < need for have, need in zip(size, low, strict=True)):
         yield (
             "discriminator",
             f"clips of {_by(size)} (frames, height, width) are smaller than the {_by(low)} that "
             f"{judge} needs; make the clip larger or take a discriminator with fewer layers",
+        )
+
+    elif judge.size_HW not in (None, size[1:]):
+        yield (
+            "discriminator",
+            f"clips are {_by(size[1:])} (height, width) but {judge} judges {_by(judge.size_HW)} only; "
+            "set its size or the clip's",
+        )
+    if not judge.draws_frames and judge.consumes == "video" and judge.num_frames not in (None, size[0]):
+        yield (
+            "discriminator",
+            f"clips have {size[0]} frames but {judge} judges {judge.num_frames}; set clip.num_frames",
         )
 
 

@@ -42,6 +42,40 @@ class Judged(NamedTuple):
     features: list[Tensor]
 
 
+class Selection(NamedTuple):
+    """Which frames of each clip the discriminators see.
+
+    Attributes:
+        frames_BT: int64 numbers of the frames that any of them sees, or None for all.
+        places: For each discriminator, int64 places_BK of its frames among those, or None for all of them.
+    """
+
+    frames_BT: Tensor | None
+    places: list[Tensor | None]
+
+    def of(self, x_BCTHW: Tensor) -> Tensor:
+        """Cut whole clips down to the frames that are seen."""
+        return x_BCTHW if self.frames_BT is None else take_frames(x_BCTHW, self.frames_BT)
+
+    def to(self, device: torch.device | str) -> Selection:
+        """Return the selection on a device."""
+        frames_BT = None if self.frames_BT is None else self.frames_BT.to(device)
+        return Selection(frames_BT, [None if place is None else place.to(device) for place in self.places])
+
+    def repeat(self, times: int) -> Selection:
+        """Return the selection for as many batches one after the other."""
+        frames_BT = None if self.frames_BT is None else self.frames_BT.repeat(times, 1)
+        return Selection(
+            frames_BT, [None if place is None else place.repeat(times, 1) for place in self.places]
+        )
+
+
+def take_frames(x_BCTHW: Tensor, frames_BK: Tensor) -> Tensor:
+    """Return x_BCKHW, other frames of each clip."""
+    index = frames_BK[:, None, :, None, None].expand(-1, x_BCTHW.shape[1], -1, *x_BCTHW.shape[3:])
+    return x_BCTHW.gather(2, index)
+
+
 class Tokens(NamedTuple):
     """An encoded clip, and the size it has to be decoded to.
 

@@ -12,10 +12,12 @@ num_codebooks, continuous, [input_dim].
 Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_layer,
 [lead_frame], [max_frames], [emits].
 
-Generator: ``noise -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=) -> noise``; noise_dim,
-emits, conditions, out_channels, size_HW, last_layer.
+Generator: ``noise, [times_BT], [size_HW] -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=)
+-> noise``; noise_dim, emits, conditions, out_channels, size_HW, last_layer, [time], [num_classes].
 
-Discriminator: ``x -> Judged`` of raw scores; consumes, in_channels, min_size.
+Discriminator: ``x, [times_BT=], [label_B=] -> Judged`` of raw scores, ``[draw_frames(num, num_frames,
+generator=) -> frames_BK]``; consumes, in_channels, min_size, [num_frames], [size_HW], [conditions],
+[num_classes], [mixes_batch].
 
 Attributes in brackets may be left out. `causal` promises that no frame depends on a later one, and that
 the part streams (see `zoo.streaming`). `lead_frame` says that the first frame is a latent frame of its own:
@@ -28,7 +30,21 @@ A continuous quantizer has codebook_size and num_codebooks 0 and no `lookup`.
 `last_layer` is the decoder's (or generator's) last weight, for the adaptive adversarial weight.
 Noise is a dict of tensors, batch first, so that a clip is the same whatever batch it is made in.
 `min_size` is the smallest (T, H, W) a discriminator can judge; T is 1 when it judges images.
-`size_HW` is the only frame size a generator can make, or None when it makes any.
+`size_HW` is the only frame size a generator can make or a discriminator can judge, or None when any is right;
+such a generator makes the size it is asked for by ``size_HW=``.
+
+Time in a generator is counted in frames: frame k of a clip is at time k. `time` says which moments can be
+made without the rest of the clip: "clip" (the default) none, "frames" any run of whole frames (the rows of
+times_BT are the same consecutive whole numbers), "continuous" any real times, other ones in each row. Left
+out, `times_BT` is every frame that the noise was drawn for.
+
+`conditions` of a generator names what its noise holds beyond chance: "label", int64 in [0, num_classes),
+which `draw_noise` draws and a caller may overwrite. `conditions` of a discriminator names what it is told
+with the clips: "times" (times_BT, in frames) and "label" (label_B). `draw_frames` gives int64 numbers,
+ascending, of the frames of each clip that it wants to see; without it, it sees all of them, or, where it
+consumes images, one by chance. `num_frames` is the only number of frames it can judge, None is any.
+`mixes_batch` says that in training its scores of a clip depend on the other clips (batch norm, minibatch
+standard deviation); the others may judge real and made clips in one batch.
 """
 
 from __future__ import annotations
@@ -45,6 +61,8 @@ if TYPE_CHECKING:
 
 MEDIA = ("video", "image")
 EMITS = ("video", "latent", "indices")
+TIMES = ("clip", "frames", "continuous")
+TOLD = ("times", "label")
 
 
 def _is_count(value: Any) -> bool:
@@ -70,6 +88,12 @@ _LIMIT = (lambda value: value is None or _is_count(value), "a positive int or No
 _BOOL = (lambda value: isinstance(value, bool), "a bool")
 _PRESENT = (lambda value: value is not None, "its last weight, a parameter")
 _MEDIUM = (lambda value: value in MEDIA, f"one of {MEDIA}")
+_PLANE = (
+    lambda value: (
+        value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)))
+    ),
+    "(height, width) or None",
+)
 
 _Rule = tuple[Callable[[Any], bool], str]
 ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
@@ -92,10 +116,7 @@ ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
         "emits": (lambda value: value in EMITS, f"one of {EMITS}"),
         "conditions": (lambda value: isinstance(value, tuple), "a tuple of names"),
         "out_channels": _COUNT,
-        "size_HW": (
-            lambda value: value is None or (isinstance(value, tuple) and len(value) == 2),
-            "(height, width) or None",
-        ),
+        "size_HW": _PLANE,
         "last_layer": _PRESENT,
     },
     "discriminator": {"consumes": _MEDIUM, "in_channels": _COUNT, "min_size": _SIZE},
@@ -113,7 +134,22 @@ OPTIONAL: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], Any], _Rule]]] =
         "max_frames": (lambda values: None, _LIMIT),
         "emits": (_video, _MEDIUM),
     },
+    "generator": {
+        "time": (lambda values: "clip", (lambda value: value in TIMES, f"one of {TIMES}")),
+        "num_classes": (lambda values: 0, _NATURAL),
+    },
+    "discriminator": {
+        "num_frames": (lambda values: None, _LIMIT),
+        "size_HW": (lambda values: None, _PLANE),
+        "conditions": (
+            lambda values: (),
+            (lambda value: isinstance(value, tuple) and set(value) <= set(TOLD), f"a tuple out of {TOLD}"),
+        ),
+        "num_classes": (lambda values: 0, _NATURAL),
+        "mixes_batch": (lambda values: False, _BOOL),
+    },
 }
+_MAY_BE_NONE = ("size_HW", "max_frames", "num_frames")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +183,7 @@ def ports_of(kind: Kind, name: str, module: nn.Module) -> Ports:
         value = getattr(module, attribute, None)
         if value is None and attribute in optional:
             value = optional[attribute][0](values)
-        if value is None and attribute not in ("size_HW", "max_frames"):
+        if value is None and attribute not in _MAY_BE_NONE:
             raise PluginError(f"{kind} {name!r} has no attribute {attribute!r}; it must be {wanted}")
         if not accepts(value):
             raise PluginError(f"{kind} {name!r} says {attribute} = {value!r}; it must be {wanted}")
@@ -157,4 +193,10 @@ def ports_of(kind: Kind, name: str, module: nn.Module) -> Ports:
             f"quantizer {name!r} says continuous = {values['continuous']} and codebook_size = "
             f"{values['codebook_size']}; a continuous one has 0 codes, a discrete one more"
         )
+    if values.get("num_classes") and "label" not in values["conditions"]:
+        raise PluginError(
+            f"{kind} {name!r} says num_classes = {values['num_classes']}, so its conditions must name 'label'"
+        )
+    if kind == "discriminator":
+        values["draws_frames"] = callable(getattr(module, "draw_frames", None))
     return Ports(kind, name, values)

@@ -254,6 +254,31 @@ class AlwaysFourFrames(Generator):
         return super().draw_noise(num, 4, **where)
 
 
+class CountsFromTheCall(Generator):
+    time = "frames"
+
+    def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
+        x_BCTHW = super().forward(noise)
+        return x_BCTHW if times_BT is None else x_BCTHW[:, :, : times_BT.shape[1]]
+
+
+class LongerDrawDiffers(Generator):
+    time = "frames"
+
+    def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
+        x_BCTHW = super().forward(noise)
+        return x_BCTHW if times_BT is None else x_BCTHW[:, :, times_BT[0].long()]
+
+
+class ForgetsLabel(Generator):
+    conditions: Any = ("label",)
+    num_classes = 3
+
+    def draw_noise(self, num: int, num_frames: int, **where: Any) -> dict[str, Tensor]:
+        noise = super().draw_noise(num, num_frames, **where)
+        return noise | {"label": torch.zeros(num, dtype=torch.int64, device=where.get("device"))}
+
+
 class WrongSize(Generator):
     def __init__(self, *, content_dim: int = 5) -> None:
         super().__init__(content_dim=content_dim)
@@ -314,6 +339,27 @@ class NoSecondDerivative(Discriminator):
         return Judged([self.score(features)], [features])
 
 
+class NoSecondDerivativeInHalf(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        features = F.softplus(self.down(x_BCTHW))
+        if torch.is_autocast_enabled("cpu"):
+            features = _OnceDifferentiable.apply(features)
+        return Judged([self.score(features)], [features])
+
+
+class UnsortedFrames(Discriminator):
+    def draw_frames(self, num: int, num_frames: int, *, generator: Any = None) -> Tensor:
+        return torch.rand(num, num_frames, generator=generator).argsort(1)
+
+
+class MixesBatchUnsaid(Discriminator):
+    def forward(self, x_BCTHW: Tensor) -> Judged:
+        judged = super().forward(x_BCTHW)
+        if not self.training:
+            return judged
+        return Judged([logits - logits.mean() for logits in judged.logits], judged.features)
+
+
 class SigmoidDiscriminator(Discriminator):
     def forward(self, x_BCTHW: Tensor) -> Judged:
         result = super().forward(x_BCTHW)
@@ -370,6 +416,9 @@ BROKEN: list[tuple[str, str, str]] = [
     ("generator", "noise_has_dim", "WrongNoiseDim"),
     ("generator", "shapes", "AlwaysFourFrames"),
     ("generator", "shapes", "WrongSize"),
+    ("generator", "moments_made_alone", "CountsFromTheCall"),
+    ("generator", "longer_draw_begins_alike", "LongerDrawDiffers"),
+    ("generator", "label_matters", "ForgetsLabel"),
     ("generator", "video_range", "BytesRange"),
     ("generator", "reaches_both_signs", "SigmoidGenerator"),
     ("discriminator", "logits_and_features_are_lists", "BareTensors"),
@@ -378,6 +427,9 @@ BROKEN: list[tuple[str, str, str]] = [
     ("discriminator", "gradient_reaches_input", "DetachedDiscriminator"),
     ("discriminator", "features_carry_gradient", "DetachedFeatures"),
     ("discriminator", "double_backward", "NoSecondDerivative"),
+    ("discriminator", "double_backward_under_autocast", "NoSecondDerivativeInHalf"),
+    ("discriminator", "frames_drawn", "UnsortedFrames"),
+    ("discriminator", "batch_in_training", "MixesBatchUnsaid"),
     ("discriminator", "logits_are_unbounded", "SigmoidDiscriminator"),
     ("discriminator", "logits_are_unbounded", "TanhDiscriminator"),
     ("discriminator", "logits_are_unbounded", "SoftplusDiscriminator"),

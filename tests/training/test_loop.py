@@ -18,13 +18,13 @@ from zoo.data import make_loader
 from zoo.errors import TrainingError
 from zoo.recipes import Ema, Optimizer, Schedule
 from zoo.training.ema import MovingAverage
-from zoo.training.loop import Run, discriminator_step, model_step, start, training_step
+from zoo.training.loop import Labelled, Made, Run, discriminator_step, model_step, start, training_step
 from zoo.training.optimizers import make_optimizer, make_schedule
 from zoo.training.snapshot import take_snapshot
 
 
-def batches() -> Iterator[Tensor]:
-    return (batch["x_BCTHW"] for batch in make_loader(Squares(12), batch_size=4, num_workers=0))
+def batches() -> Iterator[Labelled]:
+    return (Labelled(batch["x_BCTHW"]) for batch in make_loader(Squares(12), batch_size=4, num_workers=0))
 
 
 def begin(recipe: dict[str, Any], **objective: Any) -> Run:
@@ -72,7 +72,8 @@ def test_each_step_moves_its_own_player_only() -> None:
     assert not changed(theirs, theirs_after)
     assert all(p.grad is None for p in run.model.discriminator.parameters())
     assert all(p.requires_grad for p in run.model.discriminator.parameters())
-    assert not made.requires_grad
+    assert not made.x_BCTHW.requires_grad
+    assert not made.seen_x_BCTHW.requires_grad
     discriminator_step(run, x, made)
     mine_last, theirs_last = weights(run)
     assert not changed(mine_after, mine_last)
@@ -125,16 +126,22 @@ def test_image_discriminators_see_one_drawn_frame_a_clip_the_same_of_real_and_ma
     frames = []
     for step in range(6):
         run.step = step
-        discriminator_step(run, x, -x)
-        real, made = seen[-2:]
+        judge_negative(run, x)
+        real, made = seen[-1].chunk(2)
         assert real.shape == (8, 3, 16, 16)
         assert torch.equal(real, -made)
         frames.append(real[:, 0, 0, 0].tolist())
     assert {value for step in frames for value in step} == {0.0, 0.25, 0.5, 0.75}
     assert frames[0] != frames[1]
     run.step = 0
-    discriminator_step(run, x, -x)
-    assert seen[-1][:, 0, 0, 0].abs().tolist() == frames[0]
+    judge_negative(run, x)
+    assert seen[-1][:8, 0, 0, 0].tolist() == frames[0]
+
+
+def judge_negative(run: Run, x: Tensor) -> None:
+    """Let the discriminators learn to tell clips from their negative."""
+    selection = run.model.select(len(x), x.shape[2], generator=run.generator("frames"))
+    discriminator_step(run, Labelled(x), Made(-x, selection.of(-x), selection, None))
 
 
 def test_a_loss_that_is_not_finite_stops_and_what_is_left_cannot_be_saved() -> None:
@@ -143,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_and_what_is_left_cannot_be_saved() -> N
     training_step(run, data)
     before = weights(run)[0]
     bad = next(data)
-    bad[0, 0, 0, 0, 0] = math.nan
+    bad.x_BCTHW[0, 0, 0, 0, 0] = math.nan
     with pytest.raises(TrainingError, match=r"step 2: the model's loss is nan .*reconstruction nan"):
         training_step(run, itertools.repeat(bad))
     assert not changed(before, weights(run)[0])

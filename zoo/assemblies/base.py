@@ -6,14 +6,14 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.outputs import Judged
+from zoo.outputs import Judged, Selection, take_frames
 from zoo.parts import Kind
 from zoo.recipes import Recipe
 
@@ -71,30 +71,106 @@ class Assembly(nn.Module):
         choice = getattr(self.recipe, kind)
         return str((choice[int(index)] if index else choice).use)
 
-    def judge(self, x_BCTHW: Tensor, *, frame_B: Tensor | None = None) -> list[Judged]:
+    def select(self, num: int, num_frames: int, *, generator: torch.Generator | None = None) -> Selection:
+        """Draw which frames the discriminators see of clips of `num_frames`.
+
+        A discriminator says itself which frames it wants (`draw_frames`); of those that do not, one that
+        consumes images sees one frame of each clip, drawn here, and any other sees all of them.
+
+        Args:
+            num: Clips.
+            num_frames: Frames of each.
+            generator: Source of randomness, on the CPU; torch's global one when left out.
+
+        Returns:
+            The selection, on the CPU.
+        """
+        drawn = list[Tensor | None]()
+        for discriminator in self.discriminator:
+            frames_BK = _wanted_frames(discriminator, num, num_frames, generator)
+            if frames_BK is None and discriminator.consumes == "image":
+                frames_BK = torch.randint(num_frames, (num, 1), generator=generator, device="cpu")
+            drawn.append(frames_BK)
+        some = [frames_BK for frames_BK in drawn if frames_BK is not None]
+        if not some or len(some) < len(drawn):
+            return Selection(None, drawn)
+        places, start = list[Tensor | None](), 0
+        for frames_BK in some:
+            end = start + frames_BK.shape[1]
+            places.append(torch.arange(start, end, device="cpu").expand(num, -1))
+            start = end
+        return Selection(torch.cat(some, dim=1), places)
+
+    def judge(
+        self, x_BCTHW: Tensor, selection: Selection | None = None, *, label_B: Tensor | None = None
+    ) -> list[Judged]:
         """Let every discriminator judge a batch of clips.
 
         Args:
-            x_BCTHW: Clips in [-1, 1].
-            frame_B: int64 index of the frame an image discriminator sees of each clip; every frame
-                of every clip when left out.
+            x_BCTHW: Clips in [-1, 1], cut down to the frames of the selection.
+            selection: What `select` gave. Left out, a discriminator that draws frames sees those that a fixed
+                seed gives, and the others see every frame.
+            label_B: int64 label of each clip, for discriminators that are told it.
 
         Returns:
             One verdict for each discriminator, in the recipe's order.
+
+        Raises:
+            ZooError: A discriminator has to be told labels and there are none.
         """
-        verdicts = []
-        for discriminator in self.discriminator:
-            seen: Tensor = x_BCTHW
-            if discriminator.consumes == "image":
-                if frame_B is None:
-                    seen = rearrange(x_BCTHW, "b c t h w -> (b t) c h w")
-                else:
-                    seen = x_BCTHW[torch.arange(len(x_BCTHW), device=x_BCTHW.device), :, frame_B]
-            verdicts.append(discriminator(seen))
-        return verdicts
+        if selection is None:
+            rng = torch.Generator("cpu").manual_seed(0)
+            places = [_wanted_frames(d, len(x_BCTHW), x_BCTHW.shape[2], rng) for d in self.discriminator]
+            selection = Selection(None, places)
+        selection = selection.to(x_BCTHW.device)
+        return [
+            _judge(discriminator, x_BCTHW, selection.frames_BT, places_BK, label_B)
+            for discriminator, places_BK in zip(self.discriminator, selection.places, strict=True)
+        ]
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}"
+
+
+def _wanted_frames(
+    discriminator: Any, num: int, num_frames: int, generator: torch.Generator | None
+) -> Tensor | None:
+    """Let a discriminator draw the frames it wants to see; None when it has no such wish."""
+    if not hasattr(discriminator, "draw_frames"):
+        return None
+    with torch.device("cpu"):
+        frames_BK: Tensor = discriminator.draw_frames(num, num_frames, generator=generator)
+    return frames_BK
+
+
+def _judge(
+    discriminator: Any,
+    x_BCTHW: Tensor,
+    frames_BT: Tensor | None,
+    places_BK: Tensor | None,
+    label_B: Tensor | None,
+) -> Judged:
+    """Show a discriminator its frames, and tell it what it has to be told."""
+    if frames_BT is None:
+        frames_BT = torch.arange(x_BCTHW.shape[2], device=x_BCTHW.device).expand(len(x_BCTHW), -1)
+    if places_BK is not None:
+        x_BCTHW, frames_BT = take_frames(x_BCTHW, places_BK), frames_BT.gather(1, places_BK)
+    told = dict[str, Tensor]()
+    conditions = getattr(discriminator, "conditions", ())
+    if "label" in conditions:
+        if label_B is None:
+            raise ZooError(
+                f"{type(discriminator).__name__} judges clips with their labels and was given none; use data "
+                "with labels, or set num_classes: 0"
+            )
+        told["label_B"] = label_B
+    if discriminator.consumes == "video":
+        if "times" in conditions:
+            told["times_BT"] = frames_BT.float()
+        return cast(Judged, discriminator(x_BCTHW, **told))
+    if "label" in told:
+        told["label_B"] = told["label_B"].repeat_interleave(x_BCTHW.shape[2])
+    return cast(Judged, discriminator(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"), **told))
 
 
 def check_clips(x_BCTHW: Any, channels: int) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from zoo.outputs import Judged
 from zoo.testing.encoder import require_input_gradient
-from zoo.testing.results import checks, fail
-from zoo.testing.subject import Subject, require_finite, seeded
+from zoo.testing.results import CheckSkipped, checks, fail
+from zoo.testing.subject import Subject, require_equal, require_finite, seeded
 
 
 def check_logits_and_features_are_lists(subject: Subject) -> None:
@@ -56,8 +58,9 @@ def check_gradient_reaches_input(subject: Subject) -> None:
 def check_features_carry_gradient(subject: Subject) -> None:
     """Features let the gradient through to the clip, for feature matching."""
     module = subject.build()
-    x = subject.inputs(module)["x"].requires_grad_()
-    result: Judged = subject.call(module, {"x": x})
+    inputs = subject.inputs(module)
+    x = inputs["x"].requires_grad_()
+    result: Judged = subject.call(module, inputs)
     for n, features in enumerate(result.features):
         gradient = None
         if features.requires_grad:
@@ -69,13 +72,24 @@ def check_features_carry_gradient(subject: Subject) -> None:
 
 def check_double_backward(subject: Subject) -> None:
     """The squared gradient with respect to the clip can be differentiated again (R1, gradient penalty)."""
+    _penalise(subject, autocast=False)
+
+
+def check_double_backward_under_autocast(subject: Subject) -> None:
+    """The same under bfloat16 autocast."""
+    _penalise(subject, autocast=True)
+
+
+def _penalise(subject: Subject, *, autocast: bool) -> None:
     module = subject.build()
-    x = subject.inputs(module)["x"].requires_grad_()
+    inputs = subject.inputs(module)
+    x = inputs["x"].requires_grad_()
     promised = "gradient penalties work: backward through the gradient with respect to the input"
     todo = "use operations with a second derivative; no custom backward without one"
     try:
-        objective = subject.objective(subject.outputs(module, {"x": x}))
-        (gradient,) = torch.autograd.grad(objective, x, create_graph=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = subject.outputs(module, inputs)
+        (gradient,) = torch.autograd.grad(subject.objective(outputs), x, create_graph=True)
         gradient.square().sum().backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise fail(promised, f"{type(error).__name__}: {error}", todo) from error
@@ -84,6 +98,54 @@ def check_double_backward(subject: Subject) -> None:
     if trained and not any(bool(second.any()) for second in seconds.values()):
         raise fail(promised, "no weight gets a second gradient", todo)
     require_finite(seconds, promised=promised, todo="add an epsilon inside square roots")
+
+
+def check_frames_drawn(subject: Subject) -> None:
+    """draw_frames gives int64 frames_BK, ascending, within the clip, by the generator it is given."""
+    if not subject.ports.draws_frames:
+        raise CheckSkipped("sees the frames it is given")
+    module: Any = subject.build()
+    todo = "draw K frame numbers for each clip from generator=, and sort them"
+    most = 40
+    for num_frames in (most, subject.ports.num_frames or 1):
+        drawn = [
+            module.draw_frames(3, num_frames, generator=torch.Generator().manual_seed(seed))
+            for seed in (1, 1, 2)
+        ]
+        for frames_BK in drawn:
+            promised = f"frames of clips of {num_frames} are int64 (3, K), ascending, in [0, {num_frames})"
+            fine = frames_BK.dtype == torch.int64 and frames_BK.ndim == 2 and len(frames_BK) == 3
+            if not fine or not bool((frames_BK.diff(dim=1) >= 0).all()):
+                raise fail(promised, f"{frames_BK.dtype} {frames_BK.tolist()}", todo)
+            if int(frames_BK.min()) < 0 or int(frames_BK.max()) >= num_frames:
+                raise fail(promised, f"{frames_BK.tolist()}", todo)
+            if subject.ports.num_frames not in (None, frames_BK.shape[1]):
+                raise fail(
+                    f"num_frames = {subject.ports.num_frames} frames are drawn", f"{frames_BK.shape[1]}", todo
+                )
+        if not torch.equal(drawn[0], drawn[1]):
+            raise fail("the same seed draws the same frames", "two draws differ", todo)
+        if num_frames == most and torch.equal(drawn[0], drawn[2]) and drawn[0].shape[1] < most:
+            raise fail("another seed draws other frames", "they are the same", todo)
+
+
+def check_batch_in_training(subject: Subject) -> None:
+    """In training a clip's scores do not depend on the other clips, unless mixes_batch says so."""
+    if subject.ports.mixes_batch:
+        raise CheckSkipped("says that it mixes the batch")
+    module = subject.build().train()
+    inputs = subject.inputs(module, 3)
+    with torch.no_grad():
+        together = subject.per_clip(subject.outputs(module, inputs))
+        first = {name: value[:1] for name, value in inputs.items()}
+        alone = subject.per_clip(subject.outputs(module, first))
+    require_equal(
+        {name: value[:1] for name, value in together.items()},
+        alone,
+        promised="in training a clip is judged the same in any batch",
+        todo="set mixes_batch = True where batch statistics are meant",
+        tolerance=1e-3,
+    )
 
 
 def check_logits_are_unbounded(subject: Subject) -> None:
@@ -96,8 +158,9 @@ def check_logits_are_unbounded(subject: Subject) -> None:
                 for parameter in module.parameters():
                     if parameter.requires_grad:
                         parameter.copy_(torch.randn_like(parameter) * (0.3, 1.0, 3.0)[seed % 3])
-            x = subject.inputs(module, 4, seed=seed)["x"] * (1.0, 10.0)[seed % 2]
-            for name, value in subject.outputs(module, {"x": x}).items():
+            inputs = subject.inputs(module, 4, seed=seed)
+            inputs["x"] = inputs["x"] * (1.0, 10.0)[seed % 2]
+            for name, value in subject.outputs(module, inputs).items():
                 low, high = heads.get(name, (0.0, 0.0))
                 heads[name] = min(low, float(value.min())), max(high, float(value.max()))
     for name, (low, high) in heads.items():
@@ -109,11 +172,15 @@ def check_logits_are_unbounded(subject: Subject) -> None:
             )
 
 
-CHECKS = checks(
-    check_logits_and_features_are_lists,
-    check_shapes,
-    check_gradient_reaches_input,
-    check_features_carry_gradient,
-    check_double_backward,
-    check_logits_are_unbounded,
-)
+CHECKS = [
+    *checks(
+        check_logits_and_features_are_lists,
+        check_shapes,
+        check_gradient_reaches_input,
+        check_features_carry_gradient,
+        check_double_backward,
+        check_double_backward_under_autocast,
+        check_logits_are_unbounded,
+    ),
+    *checks(check_frames_drawn, check_batch_in_training, may_skip=True),
+]

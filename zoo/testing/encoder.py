@@ -43,8 +43,9 @@ def check_gradient_reaches_input(subject: Subject) -> None:
 def require_input_gradient(subject: Subject) -> None:
     """Raise `CheckFailure` unless a gradient flows from the outputs to every clip of the input."""
     module = subject.build()
-    x = subject.inputs(module)["x"].requires_grad_()
-    objective = subject.objective(subject.outputs(module, {"x": x}))
+    inputs = subject.inputs(module)
+    x = inputs["x"].requires_grad_()
+    objective = subject.objective(subject.outputs(module, inputs))
     promised = "gradients flow through the part to its input"
     todo = "no detach, no_grad, rounding without straight-through or .data on the way"
     if not objective.requires_grad:

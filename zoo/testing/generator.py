@@ -142,6 +142,84 @@ def check_reaches_both_signs(subject: Subject) -> None:
     require_both_signs(subject)
 
 
+def check_moments_made_alone(subject: Subject) -> None:
+    """Frames made alone are those of the whole clip, within 1e-5, as `time` promises."""
+    if subject.ports.time == "clip":
+        raise CheckSkipped("makes whole clips only")
+    module: Any = subject.build().eval()
+    num_frames = 9
+    noise = module.draw_noise(2, num_frames, generator=torch.Generator().manual_seed(3))
+    windows = [(0, 1), (0, 4), (3, 8), (8, 9), (0, 9)]
+    with torch.no_grad():
+        whole = subject.named(module(noise))["output"]
+        for start, end in windows:
+            times_BT = torch.arange(start, end).float().expand(2, -1)
+            require_equal(
+                {"frames": subject.named(module(noise, times_BT))["output"]},
+                {"frames": whole[:, :, start:end]},
+                promised=f"frames [{start}, {end}) made alone are those of the whole clip",
+                todo="let a frame depend on its time and the clip's noise, not on where the call starts",
+                tolerance=1e-5,
+            )
+        if subject.ports.time == "continuous":
+            _check_real_times(subject, module, noise, num_frames)
+
+
+def _check_real_times(subject: Subject, module: Any, noise: Inputs, num_frames: int) -> None:
+    rng = torch.Generator().manual_seed(4)
+    times_BT = torch.rand(2, 4, generator=rng) * (num_frames - 1)
+    made = subject.named(module(noise, times_BT))["output"]
+    backwards = subject.named(module(noise, times_BT.flip(1)))["output"].flip(2)
+    alone = torch.cat([subject.named(module(noise, times_BT[:, n : n + 1]))["output"] for n in range(4)], 2)
+    promised = "a frame depends on its own time, not on the others that are asked for with it"
+    todo = "treat times_BT frame by frame"
+    for other in (backwards, alone):
+        require_equal({"frames": other}, {"frames": made}, promised=promised, todo=todo, tolerance=1e-5)
+    if difference(made[:, :, 0], made[:, :, 1]) == 0.0:
+        raise fail("the frame depends on its time", "two times gave the same frame", "use times_BT")
+
+
+def check_longer_draw_begins_alike(subject: Subject) -> None:
+    """A longer clip begins with the frames of the shorter one from the same seed."""
+    if subject.ports.time == "clip":
+        raise CheckSkipped("makes whole clips only")
+    module: Any = subject.build().eval()
+    short, long = (
+        module.draw_noise(2, num_frames, generator=torch.Generator().manual_seed(5)) for num_frames in (3, 7)
+    )
+    times_BT = torch.arange(3).float().expand(2, -1)
+    with torch.no_grad():
+        require_equal(
+            {"frames": subject.named(module(long, times_BT))["output"]},
+            {"frames": subject.named(module(short))["output"]},
+            promised="draw_noise for more frames starts with the noise of fewer, from an equal generator",
+            todo="draw noise frame by frame (or per stretch of time), each clip from a seed of its own",
+            tolerance=1e-5,
+        )
+
+
+def check_label_matters(subject: Subject) -> None:
+    """Noise holds the label as int64 in [0, num_classes), and another label gives another clip."""
+    if not subject.ports.num_classes:
+        raise CheckSkipped("takes no labels")
+    module: Any = subject.build().eval()
+    noise = subject.inputs(module, 16)
+    label_B = noise.get("label")
+    classes = subject.ports.num_classes
+    promised, todo = "noise['label'] is int64 of shape (B,) in [0, num_classes)", "draw it in draw_noise"
+    if label_B is None:
+        raise fail(promised, f"noise holds {sorted(noise)}", todo)
+    inside = bool(((label_B >= 0) & (label_B < classes)).all())
+    if label_B.dtype != torch.int64 or label_B.shape != (16,) or not inside:
+        raise fail(promised, f"{label_B.dtype} {label_B.tolist()}", todo)
+    if classes > 1:
+        other = noise | {"label": (label_B + 1) % classes}
+        with torch.no_grad():
+            clips = [subject.named(module(rows))["output"] for rows in (noise, other)]
+        if difference(*clips) == 0.0:
+            raise fail("another label gives another clip", "the clips are equal", "use noise['label']")
+
+
 CHECKS = [
     *checks(
         check_noise_is_batch_first,
@@ -153,5 +231,13 @@ CHECKS = [
         check_last_layer_is_parameter,
         check_last_layer_moves_output,
     ),
-    *checks(check_shapes, check_video_range, check_reaches_both_signs, may_skip=True),
+    *checks(
+        check_shapes,
+        check_video_range,
+        check_reaches_both_signs,
+        check_moments_made_alone,
+        check_longer_draw_begins_alike,
+        check_label_matters,
+        may_skip=True,
+    ),
 ]

@@ -89,7 +89,12 @@ class Subject:
             return [(num_frames, 0, 0) for num_frames in NUM_FRAMES]
         if self.kind == "discriminator":
             T, H, W = self.ports.min_size
-            return [(T, H, W), (T + 2, H + 4, W + 8)]
+            if self.ports.num_frames is not None:
+                frames = (self.ports.num_frames,) * 2
+            else:
+                frames = (T, T + 2)
+            small, large = self.ports.size_HW or (H, W), self.ports.size_HW or (H + 4, W + 8)
+            return [(frames[0], *small), (frames[1], *large)]
         return list(GRIDS)
 
     def pixels(self, grid: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -112,7 +117,14 @@ class Subject:
                     "return a dict such as {'content': tensor}, batch first",
                 )
             return noise
-        return {"x": self.tensor(batch, (T, H, W), generator).to(device)}
+        inputs = {"x": self.tensor(batch, (T, H, W), generator)}
+        if self.kind == "discriminator":
+            if "times" in self.ports.conditions:
+                steps = torch.randint(1, 4, (batch, T), generator=generator)
+                inputs["times_BT"] = (steps.cumsum(1) - 1).float()
+            if "label" in self.ports.conditions:
+                inputs["label_B"] = torch.randint(self.ports.num_classes, (batch,), generator=generator)
+        return {name: value.to(device) for name, value in inputs.items()}
 
     def tensor(self, batch: int, size: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """Draw one input of a part that is not a generator."""
@@ -126,7 +138,10 @@ class Subject:
 
     def call(self, module: nn.Module, inputs: Inputs) -> Any:
         """Run the part's forward."""
-        return module(inputs) if self.kind == "generator" else module(inputs["x"])
+        if self.kind == "generator":
+            return module(inputs)
+        told = {name: value for name, value in inputs.items() if name != "x"}
+        return module(inputs["x"], **told)
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
         """Run the part's forward and name every tensor that comes out.

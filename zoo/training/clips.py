@@ -1,7 +1,4 @@
-"""The clips of a run: which are trained on, which are held out, and endless batches of the former.
-
-Shape legend: B batch, C colour channels, T H W frames and pixels.
-"""
+"""The clips of a run: which are trained on, which are held out, and endless batches of the former."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from zoo.errors import DataError
+from zoo.training.loop import Labelled
 
 if TYPE_CHECKING:
     from zoo.data import ClipDataset, ClipStream
@@ -44,8 +40,8 @@ class Clips:
         self._train = train
         self._num_workers = num_workers
 
-    def batches(self, start: int) -> Iterator[Tensor]:
-        """Yield x_BCTHW in [-1, 1] without end, in an order that depends on the seed alone.
+    def batches(self, start: int) -> Iterator[Labelled]:
+        """Yield batches without end, in an order that depends on the seed alone.
 
         Args:
             start: Number of the first batch, counted from the start of the run.
@@ -59,7 +55,7 @@ class Clips:
             seed=self._train.seed,
             start_step=start,
         )
-        return (batch["x_BCTHW"] for batch in loader)
+        return (Labelled(batch["x_BCTHW"], batch["label_B"]) for batch in loader)
 
     def skipped(self) -> list[list[str]]:
         """Sources that could not be read so far, with the reason."""

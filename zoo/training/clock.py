@@ -1,7 +1,4 @@
-"""Where the time of a run goes: steps, and waiting for data within them.
-
-Shape legend: B batch, C colour channels, T H W frames and pixels.
-"""
+"""Where the time of a run goes: steps, and waiting for data within them."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from zoo.training.loop import Labelled
 
 
 class Clock:
@@ -18,7 +15,7 @@ class Clock:
     The first batch of a session starts the loader and is not counted as waiting.
     """
 
-    def __init__(self, facts: dict[str, Any], batches: Iterator[Tensor]) -> None:
+    def __init__(self, facts: dict[str, Any], batches: Iterator[Labelled]) -> None:
         self.failed = False
         self._facts = facts
         self._batches = batches
@@ -29,7 +26,7 @@ class Clock:
     def __iter__(self) -> Clock:
         return self
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Labelled:
         self.failed = True
         asked = time.perf_counter()
         batch = next(self._batches)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo.assemblies import Autoencoder, Gan
 from zoo.errors import TrainingError
+from zoo.outputs import Judged
 from zoo.training import objectives
 from zoo.training.ema import MovingAverage
 from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
@@ -28,7 +29,7 @@ from zoo.training.rng import step_generator
 
 if TYPE_CHECKING:
     from zoo.assemblies import Assembly
-    from zoo.outputs import Quantized
+    from zoo.outputs import Quantized, Selection
     from zoo.recipes import Adversarial, Optimizer, Train
 
 Numbers = dict[str, Tensor]
@@ -71,11 +72,41 @@ class Player:
         return float(self.optimizer.param_groups[0]["lr"])
 
 
-class Made(NamedTuple):
-    """Clips a model made, and what its quantizer said of them."""
+class Labelled(NamedTuple):
+    """A batch to train on.
+
+    Attributes:
+        x_BCTHW: Clips in [-1, 1].
+        label_B: int64 label of each clip, -1 where it has none; None when the data has no labels.
+    """
 
     x_BCTHW: Tensor
+    label_B: Tensor | None = None
+
+    def to(self, device: torch.device) -> Labelled:
+        """Return the batch on a device, in float32."""
+        label_B = None if self.label_B is None else self.label_B.to(device)
+        return Labelled(self.x_BCTHW.to(device, torch.float32), label_B)
+
+
+class Made(NamedTuple):
+    """What a model made for a batch, and what of it the discriminators see.
+
+    Attributes:
+        x_BCTHW: Reconstructions; of a GAN the frames that are seen.
+        seen_x_BCTHW: The frames that the discriminators see.
+        selection: Which those are.
+        quantized: What its quantizer said, where it has one.
+    """
+
+    x_BCTHW: Tensor
+    seen_x_BCTHW: Tensor
+    selection: Selection
     quantized: Quantized | None
+
+    def detach(self) -> Made:
+        """Return it without gradient."""
+        return self._replace(x_BCTHW=self.x_BCTHW.detach(), seen_x_BCTHW=self.seen_x_BCTHW.detach())
 
 
 @dataclasses.dataclass
@@ -144,14 +175,14 @@ def start(model: Assembly, device: torch.device) -> Run:
     )
 
 
-def training_step(run: Run, batches: Iterator[Tensor]) -> Numbers:
+def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
     """Take one step: the model's update, then as many of the discriminators' as the recipe says.
 
     Each update of the discriminators after the first takes a fresh batch and fresh clips.
 
     Args:
         run: State of the run; `step` and `batches` move on.
-        batches: Endless x_BCTHW in [-1, 1].
+        batches: Endless batches.
 
     Raises:
         TrainingError: A loss or gradient is not finite. The run is then of no use: buffers that move in
@@ -161,34 +192,35 @@ def training_step(run: Run, batches: Iterator[Tensor]) -> Numbers:
     adversarial = run.adversarial
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.
-    clips = [next(batches).to(run.device, torch.float32) for _ in range(max(1, turns))]
-    made_x_BCTHW, numbers = model_step(run, clips[0])
+    taken = [next(batches).to(run.device) for _ in range(max(1, turns))]
+    made, numbers = model_step(run, taken[0])
     for turn in range(turns):
         if turn:
-            made_x_BCTHW = _make_aside(run, clips[turn], turn)
-        numbers |= discriminator_step(run, clips[turn], made_x_BCTHW, turn=turn)
+            made = _make_aside(run, taken[turn], turn)
+        numbers |= discriminator_step(run, taken[turn], made, turn=turn)
     if run.average is not None:
         run.average.update(run.model)
     run.step += 1
-    run.batches += len(clips)
+    run.batches += len(taken)
     return numbers
 
 
-def model_step(run: Run, x_BCTHW: Tensor) -> tuple[Tensor, Numbers]:
+def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
     """Update the model (encoder, quantizer, decoder; or generator) against fixed discriminators.
 
     Args:
         run: State of the run.
-        x_BCTHW: Clips; a GAN takes their number and length only.
+        batch: Clips; a GAN takes their number, length and labels only.
 
     Returns:
-        The clips it made, detached, and the step's numbers: every term as it is before weighing, and
-        `loss`, their weighted sum.
+        What it made, detached, and the step's numbers: every term as it is before weighing, and `loss`,
+        their weighted sum.
     """
     terms, numbers = run.train.objective, Numbers()
+    x_BCTHW = batch.x_BCTHW
     with _fixed(run.model.discriminator):
         with run.autocast():
-            made = _make(run, x_BCTHW)
+            made = _make(run, batch)
         losses: list[Tensor] = []
         if terms.reconstruction is not None:
             term = objectives.reconstruction_term(terms.reconstruction, made.x_BCTHW, x_BCTHW)
@@ -209,13 +241,7 @@ def model_step(run: Run, x_BCTHW: Tensor) -> tuple[Tensor, Numbers]:
                 losses.append(terms.quantizer.weight * made.quantized.loss.float())
                 numbers["quantizer"] = made.quantized.loss.detach()
         if (adversarial := run.adversarial) is not None:
-            frame_B = _frame_of_each(run, x_BCTHW, turn=0)
-            with run.autocast():
-                fakes = run.model.judge(made.x_BCTHW, frame_B=frame_B)
-            game = objectives.GAMES[adversarial.loss]
-            weights = [choice.weight for choice in run.model.recipe.discriminator]
-            term = objectives.generator_term(game, fakes, weights)
-            numbers["adversarial"] = term.detach()
+            term = _adversarial_term(run, batch, made, numbers)
             weight: Tensor | float = adversarial.weight
             if adversarial.adaptive:
                 assert likeness is not None
@@ -226,16 +252,30 @@ def model_step(run: Run, x_BCTHW: Tensor) -> tuple[Tensor, Numbers]:
         loss = torch.stack(losses).sum()
         numbers["loss"] = loss.detach()
         numbers["grad_norm"] = run.player.update(loss, step=run.step, numbers=numbers)
-    return made.x_BCTHW.detach(), numbers
+    return made.detach(), numbers
 
 
-def discriminator_step(run: Run, x_BCTHW: Tensor, made_x_BCTHW: Tensor, *, turn: int = 0) -> Numbers:
+def _adversarial_term(run: Run, batch: Labelled, made: Made, numbers: Numbers) -> Tensor:
+    """What the model loses to its discriminators."""
+    assert run.adversarial is not None
+    game = objectives.GAMES[run.adversarial.loss]
+    with run.autocast():
+        fakes = run.model.judge(made.seen_x_BCTHW, made.selection, label_B=batch.label_B)
+    weights = [choice.weight for choice in run.model.recipe.discriminator]
+    term = objectives.generator_term(game, fakes, weights)
+    numbers["adversarial"] = term.detach()
+    return term
+
+
+def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) -> Numbers:
     """Update the discriminators on real clips and on clips the model made; the model stays fixed.
+
+    Real and made clips are judged in one pass, unless a discriminator's scores depend on the batch.
 
     Args:
         run: State of the run.
-        x_BCTHW: Real clips.
-        made_x_BCTHW: Made clips without gradient.
+        batch: Real clips.
+        made: Made clips without gradient.
         turn: Number of the update within the step.
 
     Returns:
@@ -244,10 +284,9 @@ def discriminator_step(run: Run, x_BCTHW: Tensor, made_x_BCTHW: Tensor, *, turn:
     """
     assert run.opponent is not None
     assert run.adversarial is not None
-    frame_B = _frame_of_each(run, x_BCTHW, turn=turn)
+    real_x_BCTHW = made.selection.of(batch.x_BCTHW)
     with run.autocast():
-        reals = run.model.judge(x_BCTHW, frame_B=frame_B)
-        fakes = run.model.judge(made_x_BCTHW, frame_B=frame_B)
+        reals, fakes = _judge_both(run.model, real_x_BCTHW, made.seen_x_BCTHW, made.selection, batch.label_B)
     loss = objectives.discriminator_term(objectives.GAMES[run.adversarial.loss], reals, fakes)
     numbers = {"discriminator_loss": loss.detach()}
     for name, verdicts in (("real_logits", reals), ("fake_logits", fakes)):
@@ -257,35 +296,73 @@ def discriminator_step(run: Run, x_BCTHW: Tensor, made_x_BCTHW: Tensor, *, turn:
     return {**numbers, "discriminator_grad_norm": norm}
 
 
-def _make(run: Run, x_BCTHW: Tensor, *, turn: int = 0) -> Made:
-    """Reconstruct clips, or make as many of the same length from noise."""
-    model = run.model
+def _judge_both(
+    model: Assembly,
+    real_x_BCTHW: Tensor,
+    made_x_BCTHW: Tensor,
+    selection: Selection,
+    label_B: Tensor | None,
+) -> tuple[list[Judged], list[Judged]]:
+    """Judge real and made clips, in one pass where that gives the same scores."""
+    if any(getattr(discriminator, "mixes_batch", False) for discriminator in model.discriminator):
+        reals, fakes = (
+            model.judge(x_BCTHW, selection, label_B=label_B) for x_BCTHW in (real_x_BCTHW, made_x_BCTHW)
+        )
+        return reals, fakes
+    both = model.judge(
+        torch.cat([real_x_BCTHW, made_x_BCTHW.to(real_x_BCTHW.dtype)]),
+        selection.repeat(2),
+        label_B=None if label_B is None else label_B.repeat(2),
+    )
+    halves = [(_half(judged, 0), _half(judged, 1)) for judged in both]
+    return [real for real, _ in halves], [fake for _, fake in halves]
+
+
+def _half(judged: Judged, which: int) -> Judged:
+    return Judged(*([value.chunk(2)[which] for value in values] for values in judged))
+
+
+def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
+    """Reconstruct clips, or make as many of the same length and labels from noise."""
+    model, x_BCTHW = run.model, batch.x_BCTHW
+    num, num_frames = len(x_BCTHW), x_BCTHW.shape[2]
+    selection = model.select(num, num_frames, generator=run.generator("frames", turn)).to(run.device)
     if isinstance(model, Autoencoder):
         result = model(x_BCTHW)
-        return Made(result.x_BCTHW, result.quantized)
+        return Made(result.x_BCTHW, selection.of(result.x_BCTHW), selection, result.quantized)
     assert isinstance(model, Gan)
-    noise = model.draw_noise(
-        len(x_BCTHW), num_frames=x_BCTHW.shape[2], generator=run.generator("noise", turn)
-    )
-    return Made(model(noise), None)
+    noise = model.draw_noise(num, num_frames=num_frames, generator=run.generator("noise", turn))
+    if model.num_classes:
+        noise["label"] = _labels(batch, model)
+    x_BCTHW = model.make(noise, selection)
+    return Made(x_BCTHW, x_BCTHW, selection, None)
 
 
-def _make_aside(run: Run, x_BCTHW: Tensor, turn: int) -> Tensor:
+def _labels(batch: Labelled, model: Gan) -> Tensor:
+    """Return the labels of a batch for a model that needs them.
+
+    Raises:
+        TrainingError: A clip has none, or one beyond those of the model.
+    """
+    label_B, num = batch.label_B, model.num_classes
+    if label_B is None or bool(((label_B < 0) | (label_B >= num)).any()):
+        found = "none" if label_B is None else sorted(set(label_B.tolist()))
+        raise TrainingError(
+            f"{model.name!r} makes clips of {num} labels, 0 to {num - 1}; the data has {found}. Set "
+            "num_classes of generator and discriminator to what the data has, or 0"
+        )
+    return label_B
+
+
+def _make_aside(run: Run, batch: Labelled, turn: int) -> Made:
     """Make clips for the discriminators only; a codebook that learns by averaging must not see them."""
     tokenizer = isinstance(run.model, Autoencoder)
     run.model.train(not tokenizer)
     try:
         with torch.no_grad(), run.autocast():
-            return _make(run, x_BCTHW, turn=turn).x_BCTHW
+            return _make(run, batch, turn=turn)
     finally:
         run.model.train()
-
-
-def _frame_of_each(run: Run, x_BCTHW: Tensor, *, turn: int) -> Tensor:
-    """Draw the frame of each clip that image discriminators see."""
-    size = (len(x_BCTHW),)
-    frame_B = torch.randint(x_BCTHW.shape[2], size, generator=run.generator("frames", turn))
-    return frame_B.to(x_BCTHW.device)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint import save_checkpoint
 from zoo.training.clock import Clock
 from zoo.training.interrupts import Interrupts
-from zoo.training.loop import Numbers, Run, training_step
+from zoo.training.loop import Labelled, Numbers, Run, training_step
 from zoo.training.records import Journal, Window, card, write_facts
 from zoo.training.rng import isolated_rng
 from zoo.training.snapshot import take_snapshot
@@ -99,7 +99,7 @@ class Session:
         """The model to evaluate, save and return: of the moving average where there is one."""
         return self.run.average.model if self.run.average is not None else self.run.model
 
-    def train(self, batches: Callable[[int], Iterator[Tensor]]) -> None:
+    def train(self, batches: Callable[[int], Iterator[Labelled]]) -> None:
         """Step until the recipe's last step or an interrupt, logging, evaluating and saving on the way.
 
         Args:

@@ -15,8 +15,8 @@ from zoo.outputs import Judged
 from zoo.parts import PartSpec
 from zoo.ports import ports_of
 from zoo_gan.manifest import zoo_parts
-from zoo_gan.mocogan_discriminators import PatchImageDiscriminator, VideoDiscriminator
-from zoo_gan.patch3d import Patch3D
+from zoo_gan.mocogan.discriminators import PatchImageDiscriminator, VideoDiscriminator
+from zoo_gan.patchgan.patch3d import Patch3D
 
 SPECS = {spec.name: spec for spec in zoo_parts(api_version=1) if spec.kind == "discriminator"}
 each_part = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from zoo.errors import WeightsError
 from zoo_gan.manifest import zoo_parts
-from zoo_gan.mocogan_discriminators import (
+from zoo_gan.mocogan.discriminators import (
     ImageDiscriminator,
     PatchImageDiscriminator,
     PatchVideoDiscriminator,
     VideoDiscriminator,
 )
-from zoo_gan.mocogan_generator import MoCoGANGenerator
-from zoo_gan.mocogan_weights import read_discriminator, read_generator
-from zoo_gan.patch3d import Patch3D
+from zoo_gan.mocogan.generator import MoCoGANGenerator
+from zoo_gan.mocogan.weights import read_discriminator, read_generator
+from zoo_gan.patchgan.patch3d import Patch3D
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
 CLASSES: dict[str, Callable[..., nn.Module]] = {

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zoo_gan.mocogan_generator import MoCoGANGenerator
+from zoo_gan.mocogan.generator import MoCoGANGenerator
 
 OPTIONS = {"image_size": 16, "base_channels": 4, "content_dim": 6, "motion_dim": 4, "num_categories": 3}
 

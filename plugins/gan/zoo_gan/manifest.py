@@ -1,92 +1,41 @@
-"""What this plugin offers. Imports no torch."""
+"""What this plugin offers. Imports no torch.
+
+Each family is a folder: its parts are listed in its ``__init__``, its recipes in its ``recipes.yaml``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
 
 from zoo.converters import Converter
 from zoo.hookspecs import hookimpl
 from zoo.parts import PartSpec
+from zoo_gan import (
+    mocogan,
+    patchgan,
+)
 
-MOCOGAN = "https://arxiv.org/abs/1707.04993"
-PATCHGAN = "https://arxiv.org/abs/1611.07004"
-
-
-@hookimpl
-def zoo_converters(api_version: int) -> list[Converter]:
-    """Offer the converter of MoCoGAN."""
-    return [
-        Converter(
-            "mocogan",
-            "zoo_gan.mocogan_weights:map_mocogan_state_dict",
-            recipes=("gan-video-*",),
-            summary="MoCoGANs of the authors' training code: generator_*.pytorch, discriminators beside it.",
-            source="https://github.com/sergeytulyakov/mocogan",
-            arguments={"num_categories": "generator.num_categories", "discriminators": "discriminator.use"},
-        )
-    ]
+_FAMILIES = (
+    mocogan,
+    patchgan,
+)
 
 
 @hookimpl
-def zoo_parts(api_version: int) -> list[PartSpec]:
-    """Offer the MoCoGAN generator, its four discriminators and the 3D PatchGAN."""
-    return [
-        PartSpec(
-            "generator",
-            "mocogan",
-            "zoo_gan.mocogan_generator:MoCoGANGenerator",
-            "MoCoGAN: one content code a clip, motion codes from a GRU, frames from a DCGAN; any length.",
-            example={
-                "image_size": 16,
-                "base_channels": 4,
-                "content_dim": 6,
-                "motion_dim": 4,
-                "num_categories": 3,
-            },
-            paper=MOCOGAN,
-            license="Apache-2.0",
-        ),
-        PartSpec(
-            "discriminator",
-            "mocogan-image",
-            "zoo_gan.mocogan_discriminators:ImageDiscriminator",
-            "MoCoGAN's DCGAN image discriminator: one score for a whole frame.",
-            example={"image_size": 16, "base_channels": 4},
-            paper=MOCOGAN,
-            license="Apache-2.0",
-        ),
-        PartSpec(
-            "discriminator",
-            "mocogan-patch-image",
-            "zoo_gan.mocogan_discriminators:PatchImageDiscriminator",
-            "MoCoGAN's patch image discriminator (the one it was trained with): a score for each patch.",
-            example={"base_channels": 4},
-            paper=MOCOGAN,
-            license="Apache-2.0",
-        ),
-        PartSpec(
-            "discriminator",
-            "mocogan-video",
-            "zoo_gan.mocogan_discriminators:VideoDiscriminator",
-            "MoCoGAN's 3D video discriminator (the one it was trained with): one score for 16 frames.",
-            example={"image_size": 16, "base_channels": 4},
-            paper=MOCOGAN,
-            license="Apache-2.0",
-        ),
-        PartSpec(
-            "discriminator",
-            "mocogan-patch-video",
-            "zoo_gan.mocogan_discriminators:PatchVideoDiscriminator",
-            "MoCoGAN's patch video discriminator: a score for each patch of space and time.",
-            example={"base_channels": 4},
-            paper=MOCOGAN,
-            license="Apache-2.0",
-        ),
-        PartSpec(
-            "discriminator",
-            "patch3d",
-            "zoo_gan.patch3d:Patch3D",
-            "3D PatchGAN as in TATS, for tokenizers and GANs: any size, features for feature matching.",
-            example={"base_channels": 4, "num_layers": 2},
-            paper=PATCHGAN,
-            license="Apache-2.0",
-        ),
-    ]
+def zoo_parts(api_version: int) -> Iterable[PartSpec]:
+    """Offer the parts of every family."""
+    return [spec for family in _FAMILIES for spec in family.PARTS]
+
+
+@hookimpl
+def zoo_converters(api_version: int) -> Iterable[Converter]:
+    """Offer the converters of the families that have any."""
+    return [converter for family in _FAMILIES for converter in getattr(family, "CONVERTERS", ())]
+
+
+@hookimpl
+def zoo_recipes() -> Iterable[Path]:
+    """Offer the recipes of the families that have any."""
+    folders = [Path(str(family.__file__)).parent for family in _FAMILIES]
+    return [folder / "recipes.yaml" for folder in folders if (folder / "recipes.yaml").exists()]

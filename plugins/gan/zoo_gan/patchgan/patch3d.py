@@ -44,6 +44,7 @@ class Patch3D(nn.Module):
     """
 
     consumes = "video"
+    mixes_batch = True
 
     def __init__(self, *, in_channels: int = 3, base_channels: int = 64, num_layers: int = 3) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class MoCoGANGenerator(nn.Module):
 
     The defaults are the published network at 64x64, with the 6 categories that its training script
     defaults to. State-dict names are those of the authors' code (``recurrent.*``, ``main.{n}.*``), so
-    its weights load unchanged; `zoo_gan.mocogan_weights` reads the options off them. Another
+    its weights load unchanged; `zoo_gan.mocogan.weights` reads the options off them. Another
     `image_size` drops the widest stages of the DCGAN or puts wider ones in front. Weights start as
     torch's layers start, as published.
 
@@ -49,6 +49,7 @@ class MoCoGANGenerator(nn.Module):
 
     emits = "video"
     conditions: tuple[str, ...] = ()
+    time = "frames"
 
     def __init__(
         self,
@@ -164,11 +165,12 @@ class MoCoGANGenerator(nn.Module):
         motion = torch.stack([normal(self.motion_dim) for _ in range(num_frames)])
         return {"content": content, "motion_start": motion_start, "motion": motion, "category": category}
 
-    def forward(self, noise: dict[str, Tensor]) -> Tensor:
+    def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
         """Make a clip from each row of noise.
 
         Args:
             noise: What `draw_noise` returns; any number of clips and frames.
+            times_BT: Frames to make, the same consecutive numbers in each row; all of them when left out.
 
         Returns:
             x_BCTHW in [-1, 1].
@@ -177,8 +179,11 @@ class MoCoGANGenerator(nn.Module):
             PortError: A tensor is missing or has another shape than `draw_noise` gives it.
         """
         self._check_noise(noise)
-        motion_BTM = self._motion_path(noise["motion_start"], noise["motion"])
-        num_frames = motion_BTM.shape[1]
+        steps_BTM = noise["motion"]
+        first, num_frames = 0, steps_BTM.shape[1]
+        if times_BT is not None:
+            first, num_frames = int(times_BT[0, 0]), times_BT.shape[1]
+        motion_BTM = self._motion_path(noise["motion_start"], steps_BTM[:, : first + num_frames])[:, first:]
         still_BTK = repeat(
             torch.cat([noise["content"], noise["category"]], dim=1), "B K -> B T K", T=num_frames
         )

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import WeightsError
-from zoo_gan.mocogan_discriminators import (
+from zoo_gan.mocogan.discriminators import (
     ImageDiscriminator,
     PatchImageDiscriminator,
     PatchVideoDiscriminator,
     VideoDiscriminator,
 )
-from zoo_gan.mocogan_generator import MoCoGANGenerator
+from zoo_gan.mocogan.generator import MoCoGANGenerator
 
 
 class Published(NamedTuple):

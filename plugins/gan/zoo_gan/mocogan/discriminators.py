@@ -4,7 +4,7 @@ The authors train with one image and one video discriminator at a time; their sc
 the command they published, are the patch image discriminator and the whole-clip video discriminator:
 here `mocogan-patch-image` and `mocogan-video`. Their video discriminator may carry a second head
 that guesses the category, for an InfoGAN loss. It is left out here: no loss term of the zoo reads
-it, and it changes none of the scores (`zoo_gan.mocogan_weights` drops its rows on loading).
+it, and it changes none of the scores (`zoo_gan.mocogan.weights` drops its rows on loading).
 
 State-dict names are those of the authors' code (``main.{n}.*``). Weights start as torch's layers
 start, as published. Batch norm pools over the batch in train mode; score real and generated clips in
@@ -138,6 +138,7 @@ class ImageDiscriminator(_Discriminator):
     """
 
     consumes = "image"
+    mixes_batch = True
 
     def __init__(
         self, *, in_channels: int = 3, image_size: int = 64, base_channels: int = 64, noise_sigma: float = 0.0
@@ -174,6 +175,7 @@ class PatchImageDiscriminator(_Discriminator):
     """
 
     consumes = "image"
+    mixes_batch = True
 
     def __init__(self, *, in_channels: int = 3, base_channels: int = 64, noise_sigma: float = 0.0) -> None:
         part = "mocogan-patch-image"
@@ -212,6 +214,7 @@ class VideoDiscriminator(_Discriminator):
     """
 
     consumes = "video"
+    mixes_batch = True
 
     def __init__(
         self, *, in_channels: int = 3, image_size: int = 64, base_channels: int = 64, noise_sigma: float = 0.0
@@ -248,6 +251,7 @@ class PatchVideoDiscriminator(_Discriminator):
     """
 
     consumes = "video"
+    mixes_batch = True
 
     def __init__(self, *, in_channels: int = 3, base_channels: int = 64, noise_sigma: float = 0.0) -> None:
         part = "mocogan-patch-video"
