@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
+from zoo.assemblies.padding import latent_size
 from zoo.errors import PortError
 from zoo.ports import Ports
-from zoo.recipes import Clip, Recipe
+from zoo.recipes import Recipe
 
 Where = Callable[..., str]
 """Maps a path in the recipe to ``file:line``, or to an empty string."""
+
+
+class _Made(NamedTuple):
+    """What a model makes and its discriminators judge: clips, or latents as clips."""
+
+    what: str
+    channels: int
+    num_frames: int
+    height: int
+    width: int
+
+    def fields(self, *names: str) -> str:
+        """Name the fields of the recipe that decide on these sides."""
+        if self.what == "clips":
+            return " and ".join(f"clip.{name}" for name in names)
+        return "the tokenizer's parts"
 
 
 def connect(recipe: Recipe, ports: Sequence[Ports], where: Where) -> None:
@@ -20,12 +38,18 @@ def connect(recipe: Recipe, ports: Sequence[Ports], where: Where) -> None:
     """
     by_kind = {p.kind: p for p in ports}
     judges = [p for p in ports if p.kind == "discriminator"]
-    if recipe.assembly == "autoencoder":
-        mismatches = list(_autoencoder(recipe, by_kind["encoder"], by_kind["quantizer"], by_kind["decoder"]))
-    else:
-        mismatches = list(_gan(recipe.clip, by_kind["generator"]))
+    mismatches: list[tuple[str, str]] = []
+    made = _Made("clips", recipe.clip.channels, recipe.clip.num_frames, recipe.clip.height, recipe.clip.width)
+    if "encoder" in by_kind:
+        encoder, quantizer = by_kind["encoder"], by_kind["quantizer"]
+        mismatches += _autoencoder(recipe, encoder, quantizer, by_kind["decoder"])
+        if "generator" in by_kind:
+            grid = latent_size(made[2:], encoder.stride, lead_frame=encoder.lead_frame)
+            made = _Made("latents", quantizer.latent_dim, *grid)
+    if "generator" in by_kind:
+        mismatches += _generator(made, by_kind["generator"])
     for judge in judges:
-        mismatches += _judged(recipe.clip, judge)
+        mismatches += _judged(made, judge)
     if mismatches:
         raise PortError("\n".join(f"{prefix(where(field))}{sentence}" for field, sentence in mismatches))
 
@@ -75,50 +99,50 @@ def _autoencoder(
             )
 
 
-def _gan(clip: Clip, generator: Ports) -> Iterator[tuple[str, str]]:
+def _generator(made: _Made, generator: Ports) -> Iterator[tuple[str, str]]:
     if generator.emits != "video":
-        yield "generator", f"{generator} emits {generator.emits}; the gan assembly takes video"
+        yield "generator", f"{generator} emits {generator.emits}; a GAN takes video"
         return
-    if generator.out_channels != clip.channels:
+    if generator.out_channels != made.channels:
         yield (
             "generator",
-            f"clips have {clip.channels} channels but {generator} makes {generator.out_channels}; "
-            "set clip.channels or generator.out_channels",
+            f"{made.what} have {made.channels} channels but {generator} makes {generator.out_channels}; "
+            f"set {made.fields('channels')} or generator.out_channels",
         )
-    if generator.size_HW not in (None, (clip.height, clip.width)):
+    if generator.size_HW not in (None, (made.height, made.width)):
         height, width = generator.size_HW
         yield (
             "generator",
-            f"clips are {clip.height}x{clip.width} but {generator} makes {height}x{width}; "
-            "set clip.height and clip.width, or the generator's size",
+            f"{made.what} are {made.height}x{made.width} but {generator} makes {height}x{width}; "
+            f"set {made.fields('height', 'width')}, or the generator's size",
         )
 
 
-def _judged(clip: Clip, judge: Ports) -> Iterator[tuple[str, str]]:
-    if judge.in_channels != clip.channels:
+def _judged(made: _Made, judge: Ports) -> Iterator[tuple[str, str]]:
+    if judge.in_channels != made.channels:
         yield (
             "discriminator",
-            f"clips have {clip.channels} channels but {judge} takes {judge.in_channels}; set its in_channels",
+            f"{made.what} have {made.channels} channels but {judge} takes {judge.in_channels}; set its "
+            "in_channels",
         )
-    size = (clip.num_frames, clip.height, clip.width)
+    size = made[2:]
     low = (1, *judge.min_size[1:]) if judge.consumes == "image" or judge.draws_frames else judge.min_size
     if any(have < need for have, need in zip(size, low, strict=True)):
         yield (
             "discriminator",
-            f"clips of {_by(size)} (frames, height, width) are smaller than the {_by(low)} that "
+            f"{made.what} of {_by(size)} (frames, height, width) are smaller than the {_by(low)} that "
             f"{judge} needs; make the clip larger or take a discriminator with fewer layers",
         )
-
     elif judge.size_HW not in (None, size[1:]):
         yield (
             "discriminator",
-            f"clips are {_by(size[1:])} (height, width) but {judge} judges {_by(judge.size_HW)} only; "
+            f"{made.what} are {_by(size[1:])} (height, width) but {judge} judges {_by(judge.size_HW)} only; "
             "set its size or the clip's",
         )
     if not judge.draws_frames and judge.consumes == "video" and judge.num_frames not in (None, size[0]):
         yield (
             "discriminator",
-            f"clips have {size[0]} frames but {judge} judges {judge.num_frames}; set clip.num_frames",
+            f"{made.what} have {size[0]} frames but {judge} judges {judge.num_frames}; set clip.num_frames",
         )
 
 

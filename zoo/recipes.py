@@ -217,7 +217,7 @@ class Published(Strict):
     """Link to the page that reports them."""
 
 
-Assembly = Literal["autoencoder", "gan"]
+Assembly = Literal["autoencoder", "gan", "latent-gan"]
 
 
 class Recipe(Strict):

@@ -159,7 +159,8 @@ def load_parts(model: Assembly, init: Mapping[str, str | Path]) -> None:
 
     Args:
         model: The model to change.
-        init: Model folders by sub-module: ``{"encoder": folder, "quantizer": folder}``.
+        init: Model folders by sub-module: ``{"encoder": folder, "quantizer": folder}``; ``tokenizer`` of a
+            latent GAN is the whole model in its folder.
 
     Raises:
         WeightsError: A sub-module is not in one of the two models, or has other tensors there. The
@@ -173,6 +174,8 @@ def load_parts(model: Assembly, init: Mapping[str, str | Path]) -> None:
             raise WeightsError(f"init: this model has no part {part!r} with weights; it has: {names}")
         folder = find_folder(reference)
         tensors = _read_verified(folder, read_config(folder)["weights"])
+        if part == "tokenizer":  # a whole model there is a part here
+            tensors = {f"tokenizer.{k}": v for k, v in tensors.items() if not k.startswith("discriminator.")}
         theirs = {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}
         _check_same(theirs, own, f"{folder}: {part}")
         found |= theirs

@@ -55,10 +55,14 @@ class Assembly(nn.Module):
         """Run once from end to end, as training would, and return the clips made, of the given shape."""
         raise NotImplementedError
 
+    def shown(self, x_BCTHW: Tensor) -> Tensor:
+        """Turn real clips into what the discriminators judge: the clips themselves, or their latents."""
+        return x_BCTHW
+
     def player_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter but the discriminators': the model's side of the game."""
         for name, parameter in self.named_parameters():
-            if not name.startswith("discriminator."):
+            if not name.startswith(("discriminator.", "tokenizer.")):
                 yield parameter
 
     def num_parameters(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.assemblies.base import Assembly
 from zoo.errors import ZooError
 from zoo.outputs import Selection
+from zoo.parts import Kind
 from zoo.recipes import Recipe
 
 Noise = dict[str, Tensor]
@@ -23,7 +24,7 @@ Noise = dict[str, Tensor]
 class Gan(Assembly):
     """A generator of video: `sample` makes clips from a seed."""
 
-    needs = ("generator",)
+    needs: ClassVar[tuple[Kind, ...]] = ("generator",)
     generator: Any
 
     def __init__(self, recipe: Recipe, *, generator: nn.Module) -> None:
@@ -63,7 +64,7 @@ class Gan(Assembly):
         """
         asked: dict[str, Any] = {} if times_BT is None else {"times_BT": times_BT}
         if self.generator.size_HW is None:
-            asked["size_HW"] = size_HW or (self.recipe.clip.height, self.recipe.clip.width)
+            asked["size_HW"] = size_HW or self.frame_HW
         elif size_HW not in (None, self.generator.size_HW):
             height, width = self.generator.size_HW
             raise ZooError(f"{self.name or 'this model'} makes frames of {height}x{width} only")
@@ -74,6 +75,11 @@ class Gan(Assembly):
         if selection.frames_BT is not None and self.time == "continuous":
             return self.forward(noise, selection.frames_BT.float())
         return selection.of(self.forward(noise))
+
+    @property
+    def frame_HW(self) -> tuple[int, int]:
+        """Height and width of the frames that the generator makes unless it is asked for others."""
+        return self.recipe.clip.height, self.recipe.clip.width
 
     @property
     def time(self) -> str:

@@ -14,6 +14,8 @@ from zoo.cli.common import device_option, force_option, json_option, print_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo.assemblies import Gan
+
 
 def _grid(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
@@ -24,12 +26,24 @@ def _grid(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return int(match[1]), int(match[2])
 
 
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH; write for example 128x128")
+    return int(match[1]), int(match[2])
+
+
 @click.command("sample")
 @click.argument("model")
 @click.argument("output", metavar="OUT.mp4", type=click.Path(path_type=Path))
 @click.option("--num", type=click.IntRange(1, 10_000), metavar="N", help="Videos to make. Fills the grid.")
 @click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of the output, such as 4x4.")
 @click.option("--num-frames", type=click.IntRange(min=1), metavar="T", help="Frames a video.")
+@click.option("--fps", type=float, metavar="F", help="Frames a second: the same motion, finer or coarser.")
+@click.option("--label", metavar="N", help="Label of the videos, a number from 0; by chance when left out.")
+@click.option("--size", callback=_size, metavar="HxW", help="Size of a frame, for generators that make any.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same videos.")
 @device_option
 @force_option
@@ -40,6 +54,9 @@ def sample(
     num: int | None,
     grid: tuple[int, int] | None,
     num_frames: int | None,
+    fps: float | None,
+    label: str | None,
+    size: tuple[int, int] | None,
     seed: int,
     device: str | None,
     force: bool,
@@ -49,7 +66,8 @@ def sample(
 
     They stand in a grid in one file. MODEL is a model folder, or the folder of a run. One video is made when
     neither --num nor --grid is given. The frame rate is the one the model was trained on, 10 frames a second
-    when its recipe names none.
+    when its recipe names none; with --fps, models of continuous time make the frames in between. Long videos
+    are made piece by piece where the model can.
 
     \b
     Example:
@@ -66,16 +84,38 @@ def sample(
         )
     gan = load_gan(model, device)
 
-    from zoo.data import write_video
+    from tqdm import tqdm
 
-    x_BCTHW = gan.sample(num, num_frames=num_frames, seed=seed)
-    fps = gan.recipe.clip.playback_fps
-    write_video(output, tile(x_BCTHW.float().cpu(), rows=rows, columns=columns), fps, force=force)
-    frames = x_BCTHW.shape[2]
+    from zoo.data import VideoWriter
+
+    total = num_frames or gan.recipe.clip.num_frames
+    fps = fps or gan.recipe.clip.playback_fps
+    pieces = gan.sample_pieces(
+        num, num_frames=total, fps=fps, label=_number_of(label, gan), size_HW=size, seed=seed
+    )
+    with (
+        VideoWriter(output, fps=fps, force=force) as writer,
+        tqdm(total=total, unit="frame", desc="sampling", disable=as_json, leave=False) as bar,
+    ):
+        for x_BCTHW in pieces:
+            writer.write(tile(x_BCTHW.float().cpu(), rows=rows, columns=columns))
+            bar.update(x_BCTHW.shape[2])
+    frames = writer.num_frames
     if as_json:
         print_json({"output": str(output), "num": num, "num_frames": frames, "fps": fps, "seed": seed})
     else:
         click.echo(f"{output}: {num} video(s) of {frames} frames at {fps:g} frames a second", err=True)
+
+
+def _number_of(label: str | None, gan: Gan) -> int | None:
+    """Return the number of a label given by number."""
+    if label is None:
+        return None
+    if not label.isdecimal():
+        raise click.BadParameter(
+            f"{label!r} is not a number from 0 to {gan.num_classes - 1}", param_hint="--label"
+        )
+    return int(label)
 
 
 def tile(x_BCTHW: Tensor, *, rows: int, columns: int) -> Tensor:

@@ -109,10 +109,10 @@ def _parts_from(words: tuple[str, ...]) -> dict[str, str]:
     init: dict[str, str] = {}
     for word in words:
         kind, equals, folder = word.partition("=")
-        if not equals or not folder or kind not in KINDS:
+        if not equals or not folder or kind not in (*KINDS, "tokenizer"):
             raise click.UsageError(
-                f"--init {word!r} is not KIND=FOLDER. KIND is one of {', '.join(KINDS)}; "
-                "write for example --init encoder=runs/first."
+                f"--init {word!r} is not KIND=FOLDER. KIND is one of {', '.join(KINDS)}, or tokenizer (the "
+                "whole autoencoder of a latent GAN); write for example --init encoder=runs/first."
             )
         init[kind] = folder
     return init

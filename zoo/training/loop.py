@@ -193,6 +193,8 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.
     taken = [next(batches).to(run.device) for _ in range(max(1, turns))]
+    with run.autocast():
+        taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
     made, numbers = model_step(run, taken[0])
     for turn in range(turns):
         if turn:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo.assemblies import LatentGan
 from zoo.building import build, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
@@ -122,6 +123,11 @@ def train(
     model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
     if snapshot is not None:
         init = snapshot.state["facts"].get("init")  # what the run began with
+    elif isinstance(model, LatentGan) and "tokenizer" not in (init or {}):
+        raise TrainingError(
+            f"{model.name!r} makes latents of a trained tokenizer and was given none: train a model of the "
+            "same encoder, quantizer and decoder, then add --init tokenizer=FOLDER"
+        )
     facts = _facts(model, clips, onto)
     command = functools.partial(
         train_command,
