@@ -127,10 +127,97 @@ class QuantizerTerm(Strict):
     """Factor on the term."""
 
 
+class GradientPenalty(Strict):
+    """A penalty on the slope of the discriminators' scores, `weight / 2 * E||grad D(x)||^2` over one clip's values.
+
+    Sources: R1 and R2 https://arxiv.org/abs/1801.04406, lazily https://arxiv.org/abs/1912.04958.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1e6)]
+    """Gamma: the penalty counts half of it."""
+    every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Updates of the discriminators between two with the penalty, which then counts as many times over."""
+
+
+class WassersteinPenalty(Strict):
+    """WGAN-GP: `weight * E(||grad D(x)|| - 1)^2` at clips between real and made (https://arxiv.org/abs/1704.00028)."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 10.0
+    """Factor on the term."""
+    every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Updates of the discriminators between two with the penalty, which then counts as many times over."""
+
+
+class Lecam(Strict):
+    """Keeps scores near the running mean of the other side's, for little data (https://arxiv.org/abs/2104.03310)."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6)]
+    """Factor on the term; 1e-4 to 0.5 in publications."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Weight of the past in the running means."""
+
+
+class FeatureMatching(Strict):
+    """Mean absolute difference between the discriminators' features of real and of made clips.
+
+    Sources: https://arxiv.org/abs/1606.03498, https://arxiv.org/abs/1711.11585.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1e6)]
+    """Factor on the generator's term; 10 in pix2pixHD."""
+
+
+class PathLength(Strict):
+    """StyleGAN2's path length: a step in latent space is to change a clip as much anywhere.
+
+    Source: https://arxiv.org/abs/1912.04958, appendix B.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 2.0
+    """Factor on the generator's term."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Weight of the newest lengths in their running mean."""
+    every: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Updates of the generator between two with the penalty, which then counts as many times over."""
+
+
+class DiffAugment(Strict):
+    """Differentiable changes to every clip the discriminators see (https://arxiv.org/abs/2006.10738)."""
+
+    use: Literal["diffaugment"]
+    policy: Annotated[list[Literal["color", "translation", "cutout"]], Field(min_length=1, max_length=3)] = [
+        "color",
+        "translation",
+        "cutout",
+    ]
+    """Which changes, in this order."""
+
+
+class AdaptiveAugment(Strict):
+    """Changes with a probability p that follows how much the discriminators overfit: ADA.
+
+    Source: https://arxiv.org/abs/2006.06676.
+    """
+
+    use: Literal["ada"]
+    target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
+    """Mean sign of the real clips' scores that p holds."""
+    interval: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """Updates of the discriminators between two changes of p."""
+    adjust_clips: Annotated[int, Field(ge=1)] = 500_000
+    """Real clips in which p can go from 0 to 1."""
+    geometric: bool = True
+    """Flips, quarter turns, translation, scaling, rotation."""
+    color: bool = True
+    """Brightness, contrast, luma flip, hue, saturation."""
+
+
 class Adversarial(Strict):
     """The game between the model and its discriminators."""
 
-    loss: Literal["minimax", "non-saturating", "hinge", "least-squares"] = "hinge"
+    loss: Literal["minimax", "non-saturating", "hinge", "least-squares", "wasserstein", "relativistic"] = (
+        "hinge"
+    )
     """Which pair of losses the two players minimise."""
     weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Factor on the generator's term."""
@@ -140,6 +227,20 @@ class Adversarial(Strict):
     """Step at which the discriminators start to learn and to count."""
     discriminator_steps: Annotated[int, Field(ge=1, le=100)] = 1
     """Discriminator updates for each update of the model."""
+    r1: GradientPenalty | None = None
+    """Gradient penalty on real clips; off when left out."""
+    r2: GradientPenalty | None = None
+    """Gradient penalty on made clips; off when left out."""
+    gradient_penalty: WassersteinPenalty | None = None
+    """Gradient penalty between real and made clips (WGAN-GP); off when left out."""
+    lecam: Lecam | None = None
+    """Regulariser on the scores; off when left out."""
+    feature_matching: FeatureMatching | None = None
+    """Term of the generator on the discriminators' features; off when left out."""
+    path_length: PathLength | None = None
+    """Regulariser of a GAN's generator; off when left out."""
+    augment: Annotated[DiffAugment | AdaptiveAugment, Field(discriminator="use")] | None = None
+    """What is done to real and made clips before they are judged; nothing when left out."""
 
 
 class Objective(Strict):
@@ -158,6 +259,8 @@ class Ema(Strict):
     """Weight of the past at every step."""
     warmup: bool = True
     """Start with a short memory: decay at step n is at most (1 + n) / (10 + n)."""
+    half_life_clips: Annotated[int, Field(ge=1)] | None = None
+    """Real clips after which a weight counts half, in place of `decay`; with `warmup` at most 5 % of those seen."""
 
 
 class Train(Strict):
@@ -179,6 +282,8 @@ class Train(Strict):
     """Moving average of the weights; off when left out."""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest gradient norm of each player; no limit when left out."""
+    health: Literal["warn", "stop", "off"] = "warn"
+    """What the monitors do when they find a run unwell: warn, or end it; off, there are none."""
     augment: list[Literal["flip"]] = []
     """Changes made to training clips: `flip` mirrors half of them left to right."""
     objective: Objective = Objective()

@@ -127,7 +127,7 @@ def test_image_discriminators_see_one_drawn_frame_a_clip_the_same_of_real_and_ma
     for step in range(6):
         run.step = step
         judge_negative(run, x)
-        real, made = seen[-1].chunk(2)
+        real, made = seen[-2:]
         assert real.shape == (8, 3, 16, 16)
         assert torch.equal(real, -made)
         frames.append(real[:, 0, 0, 0].tolist())
@@ -135,7 +135,24 @@ def test_image_discriminators_see_one_drawn_frame_a_clip_the_same_of_real_and_ma
     assert frames[0] != frames[1]
     run.step = 0
     judge_negative(run, x)
-    assert seen[-1][:8, 0, 0, 0].tolist() == frames[0]
+    assert seen[-2][:, 0, 0, 0].tolist() == frames[0]
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_real_and_made_clips_are_judged_in_one_pass_where_that_gives_the_same_scores(mixes: bool) -> None:
+    run = begin(VQGAN, adversarial={"start_step": 0, "adaptive": False})
+    batches_seen: list[int] = []
+    judge = run.model.discriminator[0].eval()  # running statistics: a clip is judged alone
+    judge.mixes_batch = mixes
+    judge.register_forward_pre_hook(lambda _, inputs: batches_seen.append(len(inputs[0])))
+    x = next(batches()).x_BCTHW
+    judge_negative(run, x)
+    assert batches_seen == ([4, 4] if mixes else [8])
+    other = begin(VQGAN, adversarial={"start_step": 0, "adaptive": False})
+    other.model.discriminator[0].eval()
+    judge_negative(other, x)
+    for mine, theirs in zip(judge.parameters(), other.model.discriminator[0].parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def judge_negative(run: Run, x: Tensor) -> None:

@@ -55,6 +55,40 @@ class Assembly(nn.Module):
         """Run once from end to end, as training would, and return the clips made, of the given shape."""
         raise NotImplementedError
 
+    def judge_both(
+        self,
+        real_x_BCTHW: Tensor,
+        made_x_BCTHW: Tensor,
+        selection: Selection,
+        *,
+        label_B: Tensor | None = None,
+    ) -> tuple[list[Judged], list[Judged]]:
+        """Let every discriminator judge as many real and made clips, in one pass where that changes no score.
+
+        Args:
+            real_x_BCTHW: Real clips, cut down to the frames of the selection.
+            made_x_BCTHW: Made clips alike.
+            selection: What `select` gave.
+            label_B: Label of each clip, the same of both.
+
+        Returns:
+            The verdicts on the real clips, and on the made ones.
+        """
+        two = selection.to(real_x_BCTHW.device).repeat(2)
+        both_x_BCTHW = torch.cat([real_x_BCTHW, made_x_BCTHW.to(real_x_BCTHW.dtype)])
+        labels = None if label_B is None else label_B.repeat(2)
+        reals, fakes = list[Judged](), list[Judged]()
+        for discriminator, places_BK in zip(self.discriminator, two.places, strict=True):
+            shown = (both_x_BCTHW, two.frames_BT, places_BK, labels)
+            if getattr(discriminator, "mixes_batch", False):
+                real, fake = (_judge(discriminator, *(_half(value, n) for value in shown)) for n in (0, 1))
+            else:
+                both = _judge(discriminator, *shown)
+                real, fake = (Judged(*([_half(v, n) for v in vs] for vs in both)) for n in (0, 1))
+            reals.append(real)
+            fakes.append(fake)
+        return reals, fakes
+
     def shown(self, x_BCTHW: Tensor) -> Tensor:
         """Turn real clips into what the discriminators judge: the clips themselves, or their latents."""
         return x_BCTHW
@@ -175,6 +209,11 @@ def _judge(
     if "label" in told:
         told["label_B"] = told["label_B"].repeat_interleave(x_BCTHW.shape[2])
     return cast(Judged, discriminator(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"), **told))
+
+
+def _half(value: Any, which: int) -> Any:
+    """Return the first or the second half of a batch."""
+    return None if value is None else value.chunk(2)[which]
 
 
 def check_clips(x_BCTHW: Any, channels: int) -> None:

@@ -36,6 +36,7 @@ _TOLD_ELSEWHERE = {
     "waited_seconds",
     "data_wait_share",
     "format",
+    "health",
     "resume_command",
     "step",
     "steps",
@@ -116,6 +117,7 @@ def render(run: RunFolder) -> str:
         strips=strips,
         chart_groups=_chart_groups(run),
         codebook=_codebook(evaluation),
+        health=_health(facts.get("health")),
         data_facts=_rows(data if isinstance(data, Mapping) else {"data": data} if data else {}),
         skipped=None if skipped is None else skipped[:_MAX_SKIPPED],
         num_skipped=len(skipped or []),
@@ -220,6 +222,19 @@ def _skipped(value: Any) -> list[tuple[str, str]] | None:
     if not isinstance(value, list):
         return None
     return [(str(pair[0]), str(pair[1])) for pair in value if isinstance(pair, list) and len(pair) == 2]
+
+
+def _health(value: Any) -> list[tuple[str, str, str]]:
+    """Return (monitor, state, what it saw and what to do) of each line of run.json's health."""
+    rows = []
+    for line in value if isinstance(value, list) else ():
+        found = _mapping(line)
+        warned, advice = bool(found.get("warned")), str(found.get("advice") or "")
+        well = "recovered" if warned else "well" if found.get("value") else "not seen"
+        state = "warned" if advice else well
+        words = [str(found.get("value") or ""), advice]
+        rows.append((str(found.get("monitor")), state, "; ".join(word for word in words if word)))
+    return rows
 
 
 def _unmeasured(facts: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from zoo.assemblies import Assembly
 from zoo.recipes import Ema
 
 _DISCRIMINATOR = "discriminator."
+_WARMUP_SHARE = 0.05
 _T = TypeVar("_T", bound=torch.Tensor)
 
 
@@ -30,6 +31,7 @@ class MovingAverage:
 
     def __init__(self, model: Assembly, config: Ema) -> None:
         self.config = config
+        self.batch_size = model.recipe.train.batch_size
         self.updates = 0
         shared = model.discriminator
         self.model = copy.deepcopy(model, {id(shared): shared})
@@ -42,7 +44,15 @@ class MovingAverage:
 
     @property
     def decay(self) -> float:
-        """Weight of the past at the next update: with warm-up at most (1 + n) / (10 + n)."""
+        """Weight of the past at the next update.
+
+        With warm-up it is at most (1 + n) / (10 + n) after n updates; where the recipe gives a half-life in
+        clips, that is at most 5 % of the clips seen (StyleGAN2-ADA, https://arxiv.org/abs/2006.06676).
+        """
+        if (half_life := self.config.half_life_clips) is not None:
+            seen = (1 + self.updates) * self.batch_size
+            clips = min(half_life, _WARMUP_SHARE * seen) if self.config.warmup else half_life
+            return float(0.5 ** (self.batch_size / clips))
         if not self.config.warmup:
             return self.config.decay
         return min(self.config.decay, (1 + self.updates) / (10 + self.updates))

@@ -281,47 +281,35 @@ def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) 
         turn: Number of the update within the step.
 
     Returns:
-        `discriminator_loss`, `discriminator_grad_norm`, and the mean raw scores `real_logits` and
-        `fake_logits`.
+        `discriminator_loss`, `discriminator_grad_norm`, the mean raw scores `real_logits` and `fake_logits`,
+        and `discriminator_wins`, the share of pairs in which the real clip has the higher score.
     """
     assert run.opponent is not None
     assert run.adversarial is not None
     real_x_BCTHW = made.selection.of(batch.x_BCTHW)
     with run.autocast():
-        reals, fakes = _judge_both(run.model, real_x_BCTHW, made.seen_x_BCTHW, made.selection, batch.label_B)
+        reals, fakes = run.model.judge_both(
+            real_x_BCTHW, made.seen_x_BCTHW, made.selection, label_B=batch.label_B
+        )
     loss = objectives.discriminator_term(objectives.GAMES[run.adversarial.loss], reals, fakes)
     numbers = {"discriminator_loss": loss.detach()}
-    for name, verdicts in (("real_logits", reals), ("fake_logits", fakes)):
-        means = [logits.detach().float().mean() for judged in verdicts for logits in judged.logits]
-        numbers[name] = torch.stack(means).mean()
+    numbers |= _scores(reals, fakes)
     norm = run.opponent.update(loss, step=run.step, numbers=numbers)
     return {**numbers, "discriminator_grad_norm": norm}
 
 
-def _judge_both(
-    model: Assembly,
-    real_x_BCTHW: Tensor,
-    made_x_BCTHW: Tensor,
-    selection: Selection,
-    label_B: Tensor | None,
-) -> tuple[list[Judged], list[Judged]]:
-    """Judge real and made clips, in one pass where that gives the same scores."""
-    if any(getattr(discriminator, "mixes_batch", False) for discriminator in model.discriminator):
-        reals, fakes = (
-            model.judge(x_BCTHW, selection, label_B=label_B) for x_BCTHW in (real_x_BCTHW, made_x_BCTHW)
-        )
-        return reals, fakes
-    both = model.judge(
-        torch.cat([real_x_BCTHW, made_x_BCTHW.to(real_x_BCTHW.dtype)]),
-        selection.repeat(2),
-        label_B=None if label_B is None else label_B.repeat(2),
-    )
-    halves = [(_half(judged, 0), _half(judged, 1)) for judged in both]
-    return [real for real, _ in halves], [fake for _, fake in halves]
-
-
-def _half(judged: Judged, which: int) -> Judged:
-    return Judged(*([value.chunk(2)[which] for value in values] for values in judged))
+def _scores(reals: list[Judged], fakes: list[Judged]) -> Numbers:
+    """Sum up the raw scores of all heads."""
+    pairs = [
+        (real.detach().float(), fake.detach().float())
+        for judged_real, judged_fake in zip(reals, fakes, strict=True)
+        for real, fake in zip(judged_real.logits, judged_fake.logits, strict=True)
+    ]
+    return {
+        "real_logits": torch.stack([real.mean() for real, _ in pairs]).mean(),
+        "fake_logits": torch.stack([fake.mean() for _, fake in pairs]).mean(),
+        "discriminator_wins": torch.stack([(real > fake).float().mean() for real, fake in pairs]).mean(),
+    }
 
 
 def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:

@@ -9,10 +9,14 @@ Every term is fp32 and a pure function of what the model returned. Discriminator
 | non-saturating | the same                      | -log D(G(z))        |
 | hinge          | max(0, 1 - r) + max(0, 1 + f) | -f                  |
 | least-squares  | (r - 1)^2 / 2 + f^2 / 2       | (f - 1)^2 / 2       |
+| wasserstein    | f - r                         | -f                  |
+| relativistic   | softplus(f - r)               | softplus(r - f)     |
 
-where r and f are the raw scores of real and made clips. Sources: minimax and (section 3) non-saturating
-https://arxiv.org/abs/1406.2661, hinge https://arxiv.org/abs/1705.02894, least squares
-https://arxiv.org/abs/1611.04076.
+where r and f are the raw scores of real and made clips; "relativistic" pairs the i-th real clip with the
+i-th made one. Sources: minimax and (section 3) non-saturating https://arxiv.org/abs/1406.2661, hinge
+https://arxiv.org/abs/1705.02894, least squares https://arxiv.org/abs/1611.04076, Wasserstein
+https://arxiv.org/abs/1701.07875, relativistic pairing https://arxiv.org/abs/1807.00734 and R3GAN
+https://arxiv.org/abs/2501.05441. What keeps the discriminators smooth is in `zoo.training.regularizers`.
 
 Shape legend: B batch, C colour channels, T H W frames and pixels, N images.
 """
@@ -31,11 +35,12 @@ from zoo.errors import TrainingError
 
 if TYPE_CHECKING:
     from zoo.outputs import Judged
-    from zoo.recipes import Perceptual, Recipe, Reconstruction
+    from zoo.recipes import Adversarial, Perceptual, Recipe, Reconstruction
 
 MAX_ADAPTIVE_WEIGHT = 1e4
 """Largest adaptive weight, as in VQGAN."""
 _GRADIENT_FLOOR = 1e-4
+_ZERO_IS_UNDECIDED = ("non-saturating", "hinge", "minimax")
 
 
 def bce_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -43,12 +48,12 @@ def bce_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def minimax_generator_loss(fake_logits: Tensor) -> Tensor:
+def minimax_generator_loss(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
     """log(1 - D(G(z))): the generator's side of the minimax game; flat where the discriminator wins."""
     return -F.softplus(fake_logits).mean()
 
 
-def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
+def non_saturating_generator_loss(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
     """-log D(G(z)): the same fixed point as minimax, with a gradient where the discriminator wins."""
     return F.softplus(-fake_logits).mean()
 
@@ -58,7 +63,7 @@ def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
-def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
+def hinge_generator_loss(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
     """-f."""
     return -fake_logits.mean()
 
@@ -68,16 +73,40 @@ def least_squares_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -
     return (real_logits - 1).square().mean() / 2 + fake_logits.square().mean() / 2
 
 
-def least_squares_generator_loss(fake_logits: Tensor) -> Tensor:
+def least_squares_generator_loss(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
     """(f - 1)^2 / 2."""
     return (fake_logits - 1).square().mean() / 2
 
 
+def wasserstein_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """f - r: minus the critic's estimate of the distance; unbounded unless something holds its slope."""
+    return fake_logits.mean() - real_logits.mean()
+
+
+def relativistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """softplus(f - r): each real clip is to score above the made clip it is paired with."""
+    return F.softplus(fake_logits - real_logits).mean()
+
+
+def relativistic_generator_loss(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+    """softplus(r - f): each made clip is to score above the real clip it is paired with."""
+    assert real_logits is not None
+    return F.softplus(real_logits - fake_logits).mean()
+
+
 class Game(NamedTuple):
-    """The two losses of an adversarial game, each on the raw scores of one head."""
+    """The two losses of an adversarial game, each on the raw scores of one head.
+
+    Attributes:
+        discriminator_loss: Of (real_logits, fake_logits).
+        generator_loss: Of (fake_logits, real_logits); the latter are read by a paired game only.
+        paired: Whether scores are compared pair by pair, so that the generator's loss needs those of real
+            clips, and as many of them.
+    """
 
     discriminator_loss: Callable[[Tensor, Tensor], Tensor]
-    generator_loss: Callable[[Tensor], Tensor]
+    generator_loss: Callable[[Tensor, Tensor | None], Tensor]
+    paired: bool = False
 
 
 GAMES: dict[str, Game] = {
@@ -85,24 +114,44 @@ GAMES: dict[str, Game] = {
     "non-saturating": Game(bce_discriminator_loss, non_saturating_generator_loss),
     "hinge": Game(hinge_discriminator_loss, hinge_generator_loss),
     "least-squares": Game(least_squares_discriminator_loss, least_squares_generator_loss),
+    "wasserstein": Game(wasserstein_discriminator_loss, hinge_generator_loss),
+    "relativistic": Game(relativistic_discriminator_loss, relativistic_generator_loss, paired=True),
 }
 
 
-def generator_term(game: Game, fakes: Sequence[Judged], weights: Sequence[float]) -> Tensor:
+def generator_term(
+    game: Game,
+    fakes: Sequence[Judged],
+    weights: Sequence[float],
+    reals: Sequence[Judged] | None = None,
+) -> Tensor:
     """What the model loses to its discriminators: the weighted sum over them of the mean over heads.
 
     Args:
         game: One of `GAMES`.
         fakes: One verdict on made clips per discriminator.
         weights: One factor per discriminator.
+        reals: Verdicts on as many real clips, which a paired game needs; no gradient goes to them.
 
     Returns:
         Scalar.
+
+    Raises:
+        TrainingError: The game is paired and there are no real scores, or not as many.
     """
-    terms = [
-        weight * _mean([game.generator_loss(logits.float()) for logits in judged.logits])
-        for judged, weight in zip(fakes, weights, strict=True)
-    ]
+    if game.paired and reals is None:
+        raise TrainingError(
+            "this game compares each made clip with a real one, and the generator was given no scores of real "
+            "clips: pass reals=, or choose another train.objective.adversarial.loss (non-saturating)"
+        )
+    terms = []
+    for i, (judged, weight) in enumerate(zip(fakes, weights, strict=True)):
+        reals_of = [None] * len(judged.logits) if reals is None else [r.detach() for r in reals[i].logits]
+        losses = []
+        for fake, real in zip(judged.logits, reals_of, strict=True):
+            _check_pairs(game, real, fake)
+            losses.append(game.generator_loss(fake.float(), None if real is None else real.float()))
+        terms.append(weight * _mean(losses))
     return torch.stack(terms).sum()
 
 
@@ -116,8 +165,48 @@ def discriminator_term(game: Game, reals: Sequence[Judged], fakes: Sequence[Judg
     """
     terms = []
     for real, fake in zip(reals, fakes, strict=True):
-        heads = zip(real.logits, fake.logits, strict=True)
-        terms.append(_mean([game.discriminator_loss(r.float(), f.float()) for r, f in heads]))
+        losses = []
+        for r, f in zip(real.logits, fake.logits, strict=True):
+            _check_pairs(game, r, f)
+            losses.append(game.discriminator_loss(r.float(), f.float()))
+        terms.append(_mean(losses))
+    return torch.stack(terms).sum()
+
+
+def feature_matching_term(
+    reals: Sequence[Judged], fakes: Sequence[Judged], weights: Sequence[float], *, paired: bool
+) -> Tensor:
+    """Mean absolute difference of features, mean over layers, weighted sum over discriminators.
+
+    Sources: pix2pixHD, https://arxiv.org/abs/1711.11585, for pairs; https://arxiv.org/abs/1606.03498 for the
+    rest, with the absolute difference in place of its square.
+
+    Args:
+        reals: Verdicts on real clips; no gradient goes to their features.
+        fakes: Verdicts on made clips.
+        weights: One factor per discriminator.
+        paired: Whether a made clip is a copy of the real one of its number, to be compared with it. Otherwise
+            the means over the batch are compared: what two unrelated clips differ by is not to shrink.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        TrainingError: A discriminator returns no features.
+    """
+    terms = []
+    for i, (real, fake, weight) in enumerate(zip(reals, fakes, weights, strict=True)):
+        if not fake.features:
+            raise TrainingError(
+                f"train.objective.adversarial.feature_matching has no input: discriminator number {i + 1} "
+                "returns no features. Set feature_matching: null, or use a discriminator that has some (patch3d)"
+            )
+        distances = []
+        for theirs, mine in zip(real.features, fake.features, strict=True):
+            pair = theirs.detach().float(), mine.float()
+            a, b = pair if paired else (pair[0].mean(0), pair[1].mean(0))
+            distances.append(F.l1_loss(b, a))
+        terms.append(weight * _mean(distances))
     return torch.stack(terms).sum()
 
 
@@ -234,6 +323,50 @@ def check_objective(name: str, recipe: Recipe) -> None:
         raise TrainingError(
             f"{name!r} has nothing to learn from before step {adversarial.start_step}; set "
             "train.objective.adversarial.start_step: 0"
+        )
+    _check_stabilisers(name, recipe, adversarial)
+
+
+def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> None:
+    held = adversarial.gradient_penalty or adversarial.r1 or adversarial.r2
+    normed = all("spectral" in str(choice.options) for choice in recipe.discriminator)
+    if adversarial.loss == "wasserstein" and not held and not normed:
+        raise TrainingError(
+            f"{name!r} plays the Wasserstein game and nothing holds the slope of its discriminators, so their "
+            "scores would grow without end; set train.objective.adversarial.gradient_penalty: {weight: 10}"
+        )
+    if adversarial.path_length is not None and recipe.assembly == "autoencoder":
+        raise TrainingError(
+            f"{name!r} is an autoencoder: it has no noise, along which path_length measures; set "
+            "train.objective.adversarial.path_length: null"
+        )
+    augment = adversarial.augment
+    if augment is None:
+        return
+    if augment.use == "ada" and adversarial.loss not in _ZERO_IS_UNDECIDED:
+        raise TrainingError(
+            f"{name!r} has augment: {{use: ada}}, which reads overfitting from the sign of real clips' scores; "
+            f"with loss {adversarial.loss!r} zero is not where a discriminator is undecided. Use loss "
+            f"{' or '.join(_ZERO_IS_UNDECIDED)}, or augment: {{use: diffaugment}}"
+        )
+    if augment.use == "ada" and not (augment.geometric or augment.color):
+        raise TrainingError(
+            f"{name!r} has augment: {{use: ada}} with nothing to do; set its geometric or color: true, or "
+            "train.objective.adversarial.augment: null"
+        )
+    coloured = augment.color if augment.use == "ada" else "color" in augment.policy
+    if coloured and recipe.assembly != "latent-gan" and recipe.clip.channels == 2:
+        raise TrainingError(
+            f"{name!r} changes the colours of clips of 2 channels, which are no colours; clips of 1, 3 or 4 "
+            "have some. Leave color out of train.objective.adversarial.augment"
+        )
+
+
+def _check_pairs(game: Game, real: Tensor | None, fake: Tensor) -> None:
+    if game.paired and real is not None and real.shape != fake.shape:
+        raise TrainingError(
+            "a relativistic game needs as many real as made clips: their scores have shapes "
+            f"{list(real.shape)} and {list(fake.shape)}"
         )
 
 

@@ -16,11 +16,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from zoo.assemblies import Assembly, Autoencoder, Gan
-from zoo.errors import DataError
+from zoo.errors import DataError, TrainingError
 from zoo.metrics import Stopped, evaluate
 from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint import save_checkpoint
 from zoo.training.clock import Clock
+from zoo.training.health import Health
 from zoo.training.interrupts import Interrupts
 from zoo.training.loop import Labelled, Numbers, Run, training_step
 from zoo.training.records import Journal, Window, card, write_facts
@@ -64,6 +65,7 @@ class Session:
         skipped: Tells the sources that could not be read so far, with the reason.
         interrupts: Looked at between steps and between batches of an evaluation.
         num_workers: Processes that decode clips to measure; chosen by the loader when None.
+        health: The monitors; one of the callbacks. None when they are off.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Session:
         skipped: Callable[[], list[list[str]]],
         interrupts: Interrupts,
         num_workers: int | None,
+        health: Health | None,
     ) -> None:
         self.run = run
         self.folder = folder
@@ -92,6 +95,7 @@ class Session:
         self._skipped = skipped
         self._interrupts = interrupts
         self._num_workers = num_workers
+        self._health = health
         self.saved_step: int | None = None
 
     @property
@@ -106,7 +110,8 @@ class Session:
             batches: Makes the endless batches from a position on.
 
         Raises:
-            TrainingError: A loss, gradient or weight is not finite, or a checkpoint cannot be written.
+            TrainingError: A loss, gradient or weight is not finite, a checkpoint cannot be written, or the
+                monitors end the run.
         """
         run, config, interrupts = self.run, self.run.train, self._interrupts
         self.callbacks.call("on_start", self.folder, self.facts["recipe"], run.step)
@@ -123,6 +128,10 @@ class Session:
             while run.step < config.steps and interrupts.noted is None:
                 try:
                     numbers = training_step(run, clock)
+                except TrainingError as error:
+                    if self._health is not None:
+                        self._health.broke(run.step + 1, str(error))
+                    raise
                 except Exception:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
                     if interrupts.noted is not None and clock.failed:
@@ -141,6 +150,9 @@ class Session:
                     self.save()
                 if config.eval_every and run.step % config.eval_every == 0 and not ends:
                     self.evaluate(num_clips=EVAL_CLIPS)
+                if self._health is not None and self._health.verdict:
+                    self.save()
+                    raise TrainingError(self._health.verdict)
                 clock.resume()
         self.save()
 
@@ -171,6 +183,8 @@ class Session:
 
     def write(self) -> None:
         """Write run.json."""
+        if self._health is not None:
+            self.facts["health"] = self._health.lines()
         write_facts(self.folder, self.facts)
 
     def evaluate(self, *, num_clips: int | None = None) -> dict[str, Any] | None:

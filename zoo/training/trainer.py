@@ -22,6 +22,7 @@ from zoo.errors import TrainingError
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
 from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
 from zoo.training.clips import Clips, open_data
+from zoo.training.health import make_health
 from zoo.training.interrupts import Interrupts
 from zoo.training.loop import start
 from zoo.training.objectives import check_objective
@@ -118,7 +119,6 @@ def train(
         onto = pick_device(device)
     except DeviceError as error:
         raise TrainingError(str(error)) from error
-    watchers = Callbacks(callbacks, callbacks_of_plugins(recipe.model_dump(mode="json")))
     clips = open_data(data, recipe, num_workers=num_workers)
     model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
     if snapshot is not None:
@@ -128,6 +128,9 @@ def train(
             f"{model.name!r} makes latents of a trained tokenizer and was given none: train a model of the "
             "same encoder, quantizer and decoder, then add --init tokenizer=FOLDER"
         )
+    health = make_health(model, quiet=not progress)
+    own = [health] if health is not None else []
+    watchers = Callbacks([*own, *callbacks], callbacks_of_plugins(recipe.model_dump(mode="json")))
     facts = _facts(model, clips, onto)
     command = functools.partial(
         train_command,
@@ -157,6 +160,7 @@ def train(
             skipped=clips.skipped,
             interrupts=interrupts,
             num_workers=num_workers,
+            health=health,
         )
         if snapshot is not None:
             restore(run, snapshot)
@@ -296,6 +300,7 @@ def _facts(model: Assembly, clips: Clips, device: torch.device) -> dict[str, Any
         "skipped": None,
         "evaluation": None,
         "evaluation_error": None,
+        "health": [],
         "recipe": recipe.model_dump(mode="json"),
     }
 
