@@ -128,7 +128,7 @@ class QuantizerTerm(Strict):
 
 
 class GradientPenalty(Strict):
-    """A penalty on the slope of the discriminators' scores, `weight / 2 * E||grad D(x)||^2` over one clip's values.
+    """A penalty on the slope of the discriminators' scores: `weight / 2 * E||grad D(x)||^2`, per clip.
 
     Sources: R1 and R2 https://arxiv.org/abs/1801.04406, lazily https://arxiv.org/abs/1912.04958.
     """
@@ -260,7 +260,7 @@ class Ema(Strict):
     warmup: bool = True
     """Start with a short memory: decay at step n is at most (1 + n) / (10 + n)."""
     half_life_clips: Annotated[int, Field(ge=1)] | None = None
-    """Real clips after which a weight counts half, in place of `decay`; with `warmup` at most 5 % of those seen."""
+    """Clips after which a weight counts half, instead of `decay`; with `warmup` at most 5 % of those seen."""
 
 
 class Train(Strict):

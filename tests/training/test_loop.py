@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ import zoo
 from zoo.data import make_loader
 from zoo.errors import TrainingError
 from zoo.recipes import Ema, Optimizer, Schedule
+from zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from zoo.training.ema import MovingAverage
 from zoo.training.loop import Labelled, Made, Run, discriminator_step, model_step, start, training_step
 from zoo.training.optimizers import make_optimizer, make_schedule
-from zoo.training.snapshot import take_snapshot
+from zoo.training.snapshot import restore, take_snapshot
 
 
 def batches() -> Iterator[Labelled]:
@@ -286,3 +288,70 @@ def test_optimizer_decays_every_parameter_and_knows_its_name() -> None:
         make_optimizer(Optimizer(use="adamq"), model.parameters())
     with pytest.raises(TrainingError, match="second derivatives"):
         make_optimizer(Optimizer(use="adahessian"), model.parameters())
+
+
+STABILISERS: dict[str, dict[str, Any]] = {
+    "r1": {"r1": {"weight": 2.0, "every": 2}},
+    "r2": {"r2": {"weight": 2.0}},
+    "gradient_penalty": {"loss": "wasserstein", "gradient_penalty": {"weight": 3.0}},
+    "lecam": {"lecam": {"weight": 0.1}},
+    "feature_matching": {"feature_matching": {"weight": 1.0}},
+    "path_length": {"path_length": {"every": 2}},
+    "diffaugment": {"augment": {"use": "diffaugment"}},
+    "ada": {"augment": {"use": "ada", "interval": 1, "adjust_clips": 50}},
+    "relativistic": {"loss": "relativistic"},
+}
+
+
+@pytest.mark.parametrize("name", STABILISERS)
+def test_a_gan_learns_with_each_stabiliser_and_goes_on_exactly(name: str, tmp_path: Path) -> None:
+    recipe = copy.deepcopy(GAN)
+    recipe["discriminator"] = recipe["discriminator"][:1]  # the others have no features
+    recipe["train"]["objective"]["adversarial"] |= STABILISERS[name]
+    whole = start(zoo.build(recipe, seed=0), torch.device("cpu"))
+    data = batches()
+    for _ in range(2):
+        training_step(whole, data)
+    cut = take_snapshot(whole)
+    save_checkpoint(tmp_path / "checkpoint", cut)
+    numbers = {}
+    for _ in range(3):
+        numbers |= training_step(whole, data)
+    assert all(math.isfinite(float(value)) for value in numbers.values())
+    if name in ("r1", "r2", "gradient_penalty", "lecam", "feature_matching", "path_length"):
+        assert float(numbers[name]) > 0
+    again = start(zoo.build(recipe, seed=1), torch.device("cpu"))
+    restore(again, load_checkpoint(tmp_path / "checkpoint"))
+    data = batches()
+    for _ in range(again.batches):
+        next(data)
+    for _ in range(3):
+        training_step(again, data)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key]), key
+    for key, value in whole.keepers.state_dict().items():
+        assert torch.equal(value, again.keepers.state_dict()[key]), key
+
+
+def test_r1_is_half_its_weight_times_the_squared_gradient_of_the_real_clips() -> None:
+    plain = begin(VQGAN, adversarial={"start_step": 0, "adaptive": False, "discriminator_steps": 1})
+    held = begin(
+        VQGAN,
+        adversarial={"start_step": 0, "adaptive": False, "discriminator_steps": 1, "r1": {"weight": 10.0}},
+    )
+    x = next(batches()).x_BCTHW
+    for run in (plain, held):
+        run.model.discriminator.eval()  # running statistics: the gradient of a clip is its own
+    wanted = 0.0
+    real = x.clone().requires_grad_()
+    selection = plain.model.select(len(x), x.shape[2], generator=plain.generator("frames"))
+    for judged in plain.model.judge(selection.of(real), selection):
+        score_B = torch.stack([logits.flatten(1).mean(1) for logits in judged.logits]).mean(0)
+        (gradient,) = torch.autograd.grad(score_B.sum(), real, retain_graph=True)
+        wanted += 5.0 * float(gradient.square().flatten(1).sum(1).mean())
+    made = Made(-x, selection.of(-x), selection)
+    numbers = discriminator_step(held, Labelled(x), made)
+    assert float(numbers["r1"]) == pytest.approx(wanted, rel=1e-4)
+    bare = discriminator_step(plain, Labelled(x), made)
+    torch.testing.assert_close(numbers["discriminator_loss"], bare["discriminator_loss"])
+    assert float(numbers["discriminator_grad_norm"]) != float(bare["discriminator_grad_norm"])

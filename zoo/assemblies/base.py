@@ -62,6 +62,7 @@ class Assembly(nn.Module):
         selection: Selection,
         *,
         label_B: Tensor | None = None,
+        apart: bool = False,
     ) -> tuple[list[Judged], list[Judged]]:
         """Let every discriminator judge as many real and made clips, in one pass where that changes no score.
 
@@ -70,6 +71,7 @@ class Assembly(nn.Module):
             made_x_BCTHW: Made clips alike.
             selection: What `select` gave.
             label_B: Label of each clip, the same of both.
+            apart: Judge them in two passes in any case, as a penalty on one side's slopes is cheaper.
 
         Returns:
             The verdicts on the real clips, and on the made ones.
@@ -80,7 +82,7 @@ class Assembly(nn.Module):
         reals, fakes = list[Judged](), list[Judged]()
         for discriminator, places_BK in zip(self.discriminator, two.places, strict=True):
             shown = (both_x_BCTHW, two.frames_BT, places_BK, labels)
-            if getattr(discriminator, "mixes_batch", False):
+            if apart or getattr(discriminator, "mixes_batch", False):
                 real, fake = (_judge(discriminator, *(_half(value, n) for value in shown)) for n in (0, 1))
             else:
                 both = _judge(discriminator, *shown)

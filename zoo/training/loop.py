@@ -23,8 +23,17 @@ from zoo.assemblies import Autoencoder, Gan
 from zoo.errors import TrainingError
 from zoo.outputs import Judged
 from zoo.training import objectives
+from zoo.training.augment import Augment, make_augment
 from zoo.training.ema import MovingAverage
 from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
+from zoo.training.regularizers import (
+    LecamMeans,
+    PathLengthMean,
+    between,
+    due,
+    gradient_penalty_r1,
+    gradient_penalty_wgan,
+)
 from zoo.training.rng import step_generator
 
 if TYPE_CHECKING:
@@ -97,16 +106,18 @@ class Made(NamedTuple):
         seen_x_BCTHW: The frames that the discriminators see.
         selection: Which those are.
         quantized: What its quantizer said, where it has one.
+        latents: What path lengths are measured along, where they are due.
     """
 
     x_BCTHW: Tensor
     seen_x_BCTHW: Tensor
     selection: Selection
-    quantized: Quantized | None
+    quantized: Quantized | None = None
+    latents: tuple[Tensor, ...] = ()
 
     def detach(self) -> Made:
         """Return it without gradient."""
-        return self._replace(x_BCTHW=self.x_BCTHW.detach(), seen_x_BCTHW=self.seen_x_BCTHW.detach())
+        return Made(self.x_BCTHW.detach(), self.seen_x_BCTHW.detach(), self.selection)
 
 
 @dataclasses.dataclass
@@ -121,6 +132,8 @@ class Run:
         opponent: The discriminators' side, when there are any.
         average: Moving average of the weights, when the recipe asks for one.
         lpips: Frozen distance network, when the objective has a perceptual term.
+        keepers: What else keeps state from step to step: "augment", "lecam" and "path_length", those that
+            the objective has.
         step: Steps taken.
         batches: Batches taken from the data.
     """
@@ -132,6 +145,7 @@ class Run:
     opponent: Player | None
     average: MovingAverage | None
     lpips: nn.Module | None
+    keepers: nn.ModuleDict
     step: int = 0
     batches: int = 0
 
@@ -140,6 +154,15 @@ class Run:
         """The adversarial term, once it has started to count."""
         term = self.train.objective.adversarial
         return term if term is not None and self.step >= term.start_step else None
+
+    def augmented(self, x_BCTHW: Tensor, stream: str, turn: int = 0) -> Tensor:
+        """Change clips as the discriminators see them; all frames of a clip alike."""
+        if "augment" not in self.keepers:
+            return x_BCTHW
+        changed: Tensor = self.keepers["augment"](
+            x_BCTHW, generator=self.generator(f"augment {stream}", turn)
+        )
+        return changed
 
     def generator(self, stream: str, turn: int = 0) -> torch.Generator:
         """Random numbers of this step."""
@@ -159,6 +182,14 @@ def start(model: Assembly, device: torch.device) -> Run:
     if train.objective.adversarial is not None:
         config = train.discriminator_optimizer or train.optimizer
         opponent = Player("discriminator", list(model.discriminator.parameters()), config, train)
+    keepers = nn.ModuleDict()
+    if (adversarial := train.objective.adversarial) is not None:
+        if adversarial.augment is not None:
+            keepers["augment"] = make_augment(adversarial.augment)
+        if adversarial.lecam is not None:
+            keepers["lecam"] = LecamMeans(len(model.discriminator), decay=adversarial.lecam.decay)
+        if adversarial.path_length is not None:
+            keepers["path_length"] = PathLengthMean(decay=adversarial.path_length.decay)
     lpips = None
     if train.objective.perceptual is not None:
         from zoo.metrics.lpips import load_lpips
@@ -172,6 +203,7 @@ def start(model: Assembly, device: torch.device) -> Run:
         opponent=opponent,
         average=MovingAverage(model, train.ema) if train.ema is not None else None,
         lpips=lpips,
+        keepers=keepers.to(device),
     )
 
 
@@ -243,7 +275,8 @@ def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
                 losses.append(terms.quantizer.weight * made.quantized.loss.float())
                 numbers["quantizer"] = made.quantized.loss.detach()
         if (adversarial := run.adversarial) is not None:
-            term = _adversarial_term(run, batch, made, numbers)
+            term, others = _adversarial_terms(run, batch, made, numbers)
+            losses += others
             weight: Tensor | float = adversarial.weight
             if adversarial.adaptive:
                 assert likeness is not None
@@ -257,16 +290,40 @@ def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
     return made.detach(), numbers
 
 
-def _adversarial_term(run: Run, batch: Labelled, made: Made, numbers: Numbers) -> Tensor:
-    """What the model loses to its discriminators."""
-    assert run.adversarial is not None
-    game = objectives.GAMES[run.adversarial.loss]
-    with run.autocast():
-        fakes = run.model.judge(made.seen_x_BCTHW, made.selection, label_B=batch.label_B)
+def _adversarial_terms(
+    run: Run, batch: Labelled, made: Made, numbers: Numbers
+) -> tuple[Tensor, list[Tensor]]:
+    """Return what the model loses to its discriminators, and what else they teach it, weighted."""
+    adversarial = run.adversarial
+    assert adversarial is not None
+    game, selection = objectives.GAMES[adversarial.loss], made.selection
     weights = [choice.weight for choice in run.model.recipe.discriminator]
-    term = objectives.generator_term(game, fakes, weights)
+    reals: list[Judged] | None = None
+    with run.autocast():
+        if game.paired or adversarial.feature_matching is not None:
+            with torch.no_grad():
+                real_x_BCTHW = run.augmented(selection.of(batch.x_BCTHW), "of real clips for the model")
+                reals = run.model.judge(real_x_BCTHW, selection, label_B=batch.label_B)
+        made_x_BCTHW = run.augmented(made.seen_x_BCTHW, "for the model")
+        fakes = run.model.judge(made_x_BCTHW, selection, label_B=batch.label_B)
+    term = objectives.generator_term(game, fakes, weights, reals)
     numbers["adversarial"] = term.detach()
-    return term
+    others = []
+    if adversarial.feature_matching is not None:
+        assert reals is not None
+        matching = objectives.feature_matching_term(
+            reals, fakes, weights, paired=isinstance(run.model, Autoencoder)
+        )
+        numbers["feature_matching"] = matching.detach()
+        others.append(adversarial.feature_matching.weight * matching)
+    if made.latents:
+        assert adversarial.path_length is not None
+        penalty = run.keepers["path_length"](
+            made.x_BCTHW, made.latents, generator=run.generator("path length")
+        )
+        numbers["path_length"] = penalty.detach()
+        others.append(adversarial.path_length.every * adversarial.path_length.weight * penalty)
+    return term, others
 
 
 def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) -> Numbers:
@@ -281,20 +338,50 @@ def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) 
         turn: Number of the update within the step.
 
     Returns:
-        `discriminator_loss`, `discriminator_grad_norm`, the mean raw scores `real_logits` and `fake_logits`,
+        `discriminator_loss` without penalties, the penalties as they are weighed (lazy ones where they are
+        due), `discriminator_grad_norm`, the mean raw scores `real_logits` and `fake_logits`,
         and `discriminator_wins`, the share of pairs in which the real clip has the higher score.
     """
     assert run.opponent is not None
-    assert run.adversarial is not None
-    real_x_BCTHW = made.selection.of(batch.x_BCTHW)
+    adversarial = run.adversarial
+    assert adversarial is not None
+    update = run.step * adversarial.discriminator_steps + turn
+    r1, r2, gp = (
+        0.0 if term is None else due(term.every, update)
+        for term in (adversarial.r1, adversarial.r2, adversarial.gradient_penalty)
+    )
+    model, selection, label_B = run.model, made.selection, batch.label_B
+    real_x_BCTHW, made_x_BCTHW = selection.of(batch.x_BCTHW).detach(), made.seen_x_BCTHW.detach()
+    real_x_BCTHW.requires_grad_(bool(r1))
+    made_x_BCTHW.requires_grad_(bool(r2))
     with run.autocast():
-        reals, fakes = run.model.judge_both(
-            real_x_BCTHW, made.seen_x_BCTHW, made.selection, label_B=batch.label_B
+        real_seen = run.augmented(real_x_BCTHW, "real clips", turn)
+        made_seen = run.augmented(made_x_BCTHW, "made clips", turn)
+        reals, fakes = model.judge_both(
+            real_seen, made_seen, selection, label_B=label_B, apart=bool(r1 or r2)
         )
-    loss = objectives.discriminator_term(objectives.GAMES[run.adversarial.loss], reals, fakes)
-    numbers = {"discriminator_loss": loss.detach()}
-    numbers |= _scores(reals, fakes)
+    losses = {"": objectives.discriminator_term(objectives.GAMES[adversarial.loss], reals, fakes)}
+    if adversarial.lecam is not None:
+        losses["lecam"] = adversarial.lecam.weight * run.keepers["lecam"](reals, fakes)
+    if adversarial.r1 is not None and r1:
+        losses["r1"] = r1 * adversarial.r1.weight / 2 * gradient_penalty_r1(reals, real_x_BCTHW)
+    if adversarial.r2 is not None and r2:
+        losses["r2"] = r2 * adversarial.r2.weight / 2 * gradient_penalty_r1(fakes, made_x_BCTHW)
+    if adversarial.gradient_penalty is not None and gp:
+        x_BCTHW = between(real_seen, made_seen, generator=run.generator("between", turn))
+        with run.autocast():
+            verdicts = model.judge(x_BCTHW, selection, label_B=label_B)
+        penalty = gradient_penalty_wgan(verdicts, x_BCTHW)
+        losses["gradient_penalty"] = gp * adversarial.gradient_penalty.weight * penalty
+    loss = torch.stack(list(losses.values())).sum()
+    numbers = {"discriminator_loss": losses.pop("").detach(), **_scores(reals, fakes)}
+    numbers |= {name: value.detach() for name, value in losses.items()}
     norm = run.opponent.update(loss, step=run.step, numbers=numbers)
+    if "augment" in run.keepers:
+        augment = run.keepers["augment"]
+        assert isinstance(augment, Augment)
+        augment.update([logits for judged in reals for logits in judged.logits], len(batch.x_BCTHW))
+        numbers |= {name: torch.tensor(value) for name, value in augment.numbers().items()}
     return {**numbers, "discriminator_grad_norm": norm}
 
 
@@ -324,8 +411,12 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     noise = model.draw_noise(num, num_frames=num_frames, generator=run.generator("noise", turn))
     if model.num_classes:
         noise["label"] = _labels(batch, model)
+    latents: tuple[Tensor, ...] = ()
+    term = run.train.objective.adversarial and run.train.objective.adversarial.path_length
+    if term and torch.is_grad_enabled() and due(term.every, run.step):
+        latents = tuple(value.requires_grad_() for value in noise.values() if value.is_floating_point())
     x_BCTHW = model.make(noise, selection)
-    return Made(x_BCTHW, x_BCTHW, selection, None)
+    return Made(x_BCTHW, x_BCTHW, selection, latents=latents)
 
 
 def _labels(batch: Labelled, model: Gan) -> Tensor:

@@ -141,16 +141,16 @@ def generator_term(
     """
     if game.paired and reals is None:
         raise TrainingError(
-            "this game compares each made clip with a real one, and the generator was given no scores of real "
-            "clips: pass reals=, or choose another train.objective.adversarial.loss (non-saturating)"
+            "this game compares each made clip with a real one, and the generator was given no scores of "
+            "real clips: pass reals=, or choose another train.objective.adversarial.loss (non-saturating)"
         )
     terms = []
     for i, (judged, weight) in enumerate(zip(fakes, weights, strict=True)):
-        reals_of = [None] * len(judged.logits) if reals is None else [r.detach() for r in reals[i].logits]
         losses = []
-        for fake, real in zip(judged.logits, reals_of, strict=True):
+        for j, fake in enumerate(judged.logits):
+            real = reals[i].logits[j].detach().float() if reals is not None else None
             _check_pairs(game, real, fake)
-            losses.append(game.generator_loss(fake.float(), None if real is None else real.float()))
+            losses.append(game.generator_loss(fake.float(), real))
         terms.append(weight * _mean(losses))
     return torch.stack(terms).sum()
 
@@ -199,7 +199,7 @@ def feature_matching_term(
         if not fake.features:
             raise TrainingError(
                 f"train.objective.adversarial.feature_matching has no input: discriminator number {i + 1} "
-                "returns no features. Set feature_matching: null, or use a discriminator that has some (patch3d)"
+                "returns no features. Set feature_matching: null, or one that has some (patch3d)"
             )
         distances = []
         for theirs, mine in zip(real.features, fake.features, strict=True):
@@ -332,8 +332,8 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
     normed = all("spectral" in str(choice.options) for choice in recipe.discriminator)
     if adversarial.loss == "wasserstein" and not held and not normed:
         raise TrainingError(
-            f"{name!r} plays the Wasserstein game and nothing holds the slope of its discriminators, so their "
-            "scores would grow without end; set train.objective.adversarial.gradient_penalty: {weight: 10}"
+            f"{name!r} plays the Wasserstein game and nothing holds the slope of its discriminators, so "
+            "their scores would grow without end; set train.objective.adversarial.gradient_penalty: {weight: 10}"
         )
     if adversarial.path_length is not None and recipe.assembly == "autoencoder":
         raise TrainingError(
@@ -345,8 +345,8 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
         return
     if augment.use == "ada" and adversarial.loss not in _ZERO_IS_UNDECIDED:
         raise TrainingError(
-            f"{name!r} has augment: {{use: ada}}, which reads overfitting from the sign of real clips' scores; "
-            f"with loss {adversarial.loss!r} zero is not where a discriminator is undecided. Use loss "
+            f"{name!r} has augment: {{use: ada}}, which reads overfitting from the sign of real clips' "
+            f"scores; with loss {adversarial.loss!r} zero is not where a discriminator is undecided. Use loss "
             f"{' or '.join(_ZERO_IS_UNDECIDED)}, or augment: {{use: diffaugment}}"
         )
     if augment.use == "ada" and not (augment.geometric or augment.color):

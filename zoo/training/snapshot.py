@@ -44,6 +44,8 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
         TrainingError: A weight or buffer is not finite.
     """
     tensors = {"model": dict(run.model.state_dict())}
+    if run.keepers.state_dict():
+        tensors["keepers"] = dict(run.keepers.state_dict())
     if run.average is not None:
         tensors["ema"] = run.average.tensors()
     for name, tensor in itertools.chain(*(named.items() for named in tensors.values())):
@@ -83,6 +85,7 @@ def restore(run: Run, snapshot: Snapshot) -> None:
     run.player.optimizer.load_state_dict(optimizers["model"])
     if run.opponent is not None:
         run.opponent.optimizer.load_state_dict(optimizers["discriminator"])
+    run.keepers.load_state_dict(tensors.get("keepers", {}))
     if run.average is not None:
         mine = own_tensors(run.average.model)
         for name, tensor in mine.items():

@@ -1,0 +1,108 @@
+"""DiffAugment: colour, translation, cutout (https://arxiv.org/abs/2006.10738), for clips.
+
+Shape legend: B batch, C colour channels, T H W frames and pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from zoo.training.augment.base import Augment, split_colors
+
+TRANSLATION_SHARE = 0.125
+"""Largest shift, as a share of the frame."""
+CUTOUT_SHARE = 0.5
+"""Side of the cut, as a share of the frame."""
+
+
+class DiffAugment(Augment):
+    """Apply the changes of a policy, in its order, to every clip.
+
+    - "color": brightness + U[-0.5, 0.5], then saturation * U[0, 2], then contrast * U[0.5, 1.5] about the
+      mean of the whole clip, so that a fade stays a fade;
+    - "translation": whole pixels, up to 1/8 of the frame each way, zeros where nothing is left;
+    - "cutout": a rectangle of half the frame's height and width, centred anywhere in it, set to zero.
+
+    Args:
+        policy: Names of changes.
+    """
+
+    def __init__(self, policy: Sequence[str] = ("color", "translation", "cutout")) -> None:
+        super().__init__()
+        self.policy = tuple(policy)
+        self._changes = [_CHANGES[name] for name in self.policy]
+
+    def forward(self, x_BCTHW: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return changed clips; see `Augment`."""
+        x_BCTHW = x_BCTHW.float()
+        for change in self._changes:
+            x_BCTHW = change(x_BCTHW, generator)
+        return x_BCTHW
+
+
+def _color(x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
+    drawn_B3 = torch.rand(len(x_BCTHW), 3, generator=generator).to(x_BCTHW.device)
+    light, saturation, contrast = (column[:, None, None, None, None] for column in drawn_B3.unbind(1))
+    colors, rest = split_colors(x_BCTHW)
+    return torch.cat([adjust_colors(colors, light - 0.5, 2 * saturation, contrast + 0.5), rest], 1)
+
+
+def adjust_colors(x_BCTHW: Tensor, light: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    """Add light, then scale what differs from the pixel's grey, then what differs from the clip's mean."""
+    x_BCTHW = x_BCTHW + light
+    grey = x_BCTHW.mean(1, keepdim=True)
+    x_BCTHW = grey + saturation * (x_BCTHW - grey)
+    mean = x_BCTHW.mean((1, 2, 3, 4), keepdim=True)
+    return mean + contrast * (x_BCTHW - mean)
+
+
+def _translation(x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
+    shifts = []
+    for size in x_BCTHW.shape[3:]:
+        most = int(size * TRANSLATION_SHARE + 0.5)
+        shifts.append(torch.randint(-most, most + 1, (len(x_BCTHW),), generator=generator))
+    return translate(x_BCTHW, *(shift_B.to(x_BCTHW.device) for shift_B in shifts))
+
+
+def translate(x_BCTHW: Tensor, down_B: Tensor, right_B: Tensor) -> Tensor:
+    """Return clips whose pixel (y, x) is that of (y + down, x + right), zero where there is none."""
+    for axis, shift_B in ((3, down_B), (4, right_B)):
+        size = x_BCTHW.shape[axis]
+        source = torch.arange(size, device=x_BCTHW.device) + shift_B[:, None]
+        shape = [len(x_BCTHW), 1, 1, 1, 1]
+        shape[axis] = size
+        inside = ((source >= 0) & (source < size)).view(shape)
+        index = source.clamp(0, size - 1).view(shape).expand_as(x_BCTHW)
+        x_BCTHW = x_BCTHW.gather(axis, index) * inside
+    return x_BCTHW
+
+
+def _cutout(x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
+    centres = []
+    for size in x_BCTHW.shape[3:]:
+        side = int(size * CUTOUT_SHARE + 0.5)
+        # An even rectangle has no middle pixel, so its centre has one place more.
+        centres.append(torch.randint(size + (1 - side % 2), (len(x_BCTHW),), generator=generator))
+    return cut_out(x_BCTHW, *(centre_B.to(x_BCTHW.device) for centre_B in centres))
+
+
+def cut_out(x_BCTHW: Tensor, row_B: Tensor, column_B: Tensor) -> Tensor:
+    """Set a rectangle of half the frame's sides to zero, centred at the given pixel of each clip."""
+    cuts = []
+    for size, centre_B in zip(x_BCTHW.shape[3:], (row_B, column_B), strict=True):
+        side = int(size * CUTOUT_SHARE + 0.5)
+        first = (centre_B - side // 2)[:, None]
+        place = torch.arange(size, device=x_BCTHW.device)
+        cuts.append((place >= first) & (place < first + side))
+    cut = cuts[0][:, None, None, :, None] & cuts[1][:, None, None, None, :]
+    return x_BCTHW * ~cut
+
+
+_CHANGES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "color": _color,
+    "translation": _translation,
+    "cutout": _cutout,
+}
