@@ -72,8 +72,8 @@ def tokenizer_tables(facts_of: Any) -> str:
 def _machine(measured: dict[str, Any]) -> str:
     on = measured["machine"]
     return (
-        f"Measured by `{measured['command']}` on {on['processor']}, {on['cores']} cores, {on['threads']} "
-        f"threads, torch {on['torch']}, fp32, at a load of {on['load_at_start']:g}."
+        f"Measured by `{measured['command']}` on {on['processor']}, one core by its "
+        f"processor time, torch {on['torch']}, fp32."
     )
 
 

@@ -261,7 +261,7 @@ def _dry_run(checked: Plan) -> None:
         with torch.device("meta"), torch.no_grad():
             model = checked.make()
             made = model.rehearse(shape)
-            model.judge(model.shown(torch.empty(shape)))
+            model.judge(model.shown(torch.empty(shape)), label_B=torch.zeros(1, dtype=torch.int64))
     except Exception as error:
         raise PortError(
             f"recipe {checked.name!r}: {labels} does not run on a clip of shape {shape}: "

@@ -13,7 +13,8 @@ Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_
 [lead_frame], [max_frames], [emits].
 
 Generator: ``noise, [times_BT], [size_HW] -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=)
--> noise``; noise_dim, emits, conditions, out_channels, size_HW, last_layer, [time], [num_classes].
+-> noise``; noise_dim, emits, conditions, out_channels, size_HW, last_layer, [time], [num_classes],
+``[own_loss(noise) -> scalar]``.
 
 Discriminator: ``x, [times_BT=], [label_B=] -> Judged`` of raw scores, ``[draw_frames(num, num_frames,
 generator=) -> frames_BK]``; consumes, in_channels, min_size, [num_frames], [size_HW], [conditions],
@@ -30,6 +31,8 @@ A continuous quantizer has codebook_size and num_codebooks 0 and no `lookup`.
 `last_layer` is the decoder's (or generator's) last weight, for the adaptive adversarial weight.
 Noise is a dict of tensors, batch first, so that a clip is the same whatever batch it is made in.
 `min_size` is the smallest (T, H, W) a discriminator can judge; T is 1 when it judges images.
+`own_loss(noise)` of a generator, where there is one, is a scalar that it is trained with beside what the
+discriminators say, weighed inside; it is called after `forward` of the same noise, in training only.
 `size_HW` is the only frame size a generator can make or a discriminator can judge, or None when any is right;
 such a generator makes the size it is asked for by ``size_HW=``.
 

@@ -152,7 +152,7 @@ class Lecam(Strict):
     """Keeps scores near the running mean of the other side's, for little data (https://arxiv.org/abs/2104.03310)."""
 
     weight: Annotated[float, Field(gt=0, le=1e6)]
-    """Factor on the term; 1e-4 to 0.5 in publications."""
+    """Factor on the term."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Weight of the past in the running means."""
 
@@ -185,7 +185,8 @@ class DiffAugment(Strict):
     """Differentiable changes to every clip the discriminators see (https://arxiv.org/abs/2006.10738)."""
 
     use: Literal["diffaugment"]
-    policy: Annotated[list[Literal["color", "translation", "cutout"]], Field(min_length=1, max_length=3)] = [
+    """Name of the method."""
+    policy: Annotated[list[Literal["color", "translation", "cutout"]], Field(max_length=3)] = [
         "color",
         "translation",
         "cutout",
@@ -200,6 +201,7 @@ class AdaptiveAugment(Strict):
     """
 
     use: Literal["ada"]
+    """Name of the method."""
     target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
     """Mean sign of the real clips' scores that p holds."""
     interval: Annotated[int, Field(ge=1, le=10_000)] = 4
@@ -210,6 +212,17 @@ class AdaptiveAugment(Strict):
     """Flips, quarter turns, translation, scaling, rotation."""
     color: bool = True
     """Brightness, contrast, luma flip, hue, saturation."""
+
+
+def _any_of(schema: dict[str, Any]) -> None:
+    # Editors and docs/generate.py read anyOf; that the choices exclude each other, their `use` says.
+    schema["anyOf"] = schema.pop("oneOf")
+    del schema["discriminator"]
+
+
+AugmentChoice = Annotated[
+    DiffAugment | AdaptiveAugment, Field(discriminator="use", json_schema_extra=_any_of)
+]
 
 
 class Adversarial(Strict):
@@ -239,7 +252,7 @@ class Adversarial(Strict):
     """Term of the generator on the discriminators' features; off when left out."""
     path_length: PathLength | None = None
     """Regulariser of a GAN's generator; off when left out."""
-    augment: Annotated[DiffAugment | AdaptiveAugment, Field(discriminator="use")] | None = None
+    augment: AugmentChoice | None = None
     """What is done to real and made clips before they are judged; nothing when left out."""
 
 

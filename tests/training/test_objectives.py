@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -33,10 +33,12 @@ DERIVATIVES: dict[str, Any] = {
     "non-saturating": (lambda r: sigmoid(r) - 1, lambda f: sigmoid(f), lambda f: sigmoid(f) - 1),
     "hinge": (lambda r: -(r < 1).double(), lambda f: (f > -1).double(), lambda f: -torch.ones_like(f)),
     "least-squares": (lambda r: r - 1, lambda f: f, lambda f: f - 1),
+    "wasserstein": (lambda r: -torch.ones_like(r), torch.ones_like, lambda f: -torch.ones_like(f)),
 }
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", [name for name in GAMES if not GAMES[name].paired])
+@settings(deadline=None)
 @given(real=SCORES, fake=SCORES)
 def test_gradients_of_a_game_are_those_worked_out_by_hand(
     name: str, real: list[float], fake: list[float]
@@ -44,11 +46,57 @@ def test_gradients_of_a_game_are_those_worked_out_by_hand(
     game, (by_real, by_fake, by_made) = GAMES[name], DERIVATIVES[name]
     r, f, made = tensor(real), tensor(fake), tensor(fake)
     game.discriminator_loss(r, f).backward()
-    game.generator_loss(made).backward()
+    game.generator_loss(made, None).backward()
     for score, derivative in ((r, by_real), (f, by_fake), (made, by_made)):
         torch.testing.assert_close(score.grad, derivative(score.detach()) / score.numel())
 
 
+@settings(deadline=None)
+@given(pairs=st.lists(st.tuples(*[st.floats(-30, 30, width=32)] * 2), min_size=1, max_size=8))
+def test_gradients_of_the_relativistic_game_are_those_of_each_pair(pairs: list[tuple[float, float]]) -> None:
+    game = GAMES["relativistic"]
+    reals, fakes = ([pair[side] for pair in pairs] for side in (0, 1))
+    r, f, made = tensor(reals), tensor(fakes), tensor(fakes)
+    game.discriminator_loss(r, f).backward()
+    game.generator_loss(made, r.detach()).backward()
+    lost = sigmoid(f - r).detach() / len(pairs)
+    torch.testing.assert_close(r.grad, -lost)
+    torch.testing.assert_close(f.grad, lost)
+    torch.testing.assert_close(made.grad, -sigmoid(r - f).detach() / len(pairs))
+
+
+def test_a_relativistic_generator_needs_a_real_score_for_each_made_one() -> None:
+    game, weights = GAMES["relativistic"], [2.0]
+    fake = torch.tensor([1.0, -1.0], requires_grad=True)
+    real = torch.tensor([0.5, 3.0], requires_grad=True)
+    term = objectives.generator_term(game, [Judged([fake], [])], weights, [Judged([real], [])])
+    expected = 2 * (torch.log1p(torch.exp(torch.tensor([-0.5, 4.0])))).mean()
+    torch.testing.assert_close(term, expected)
+    term.backward()
+    assert real.grad is None
+    with pytest.raises(TrainingError, match="pass reals="):
+        objectives.generator_term(game, [Judged([fake], [])], weights)
+    # One real score would broadcast over both made ones and pair them wrongly.
+    with pytest.raises(TrainingError, match="as many real as made"):
+        objectives.generator_term(game, [Judged([fake], [])], weights, [Judged([real[:1]], [])])
+    with pytest.raises(TrainingError, match="as many real as made"):
+        objectives.discriminator_term(game, [Judged([real[:1]], [])], [Judged([fake], [])])
+
+
+def test_feature_matching_compares_clips_of_a_pair_and_means_of_strangers() -> None:
+    real = Judged([], [torch.tensor([[0.0], [4.0]]), torch.zeros(2, 3)])
+    made = torch.tensor([[4.0], [0.0]], requires_grad=True)
+    fake = Judged([], [made, torch.ones(2, 3, requires_grad=True)])
+    paired = objectives.feature_matching_term([real], [fake], [0.5], paired=True)
+    assert paired.item() == 0.5 * (4 + 1) / 2
+    # Of unrelated clips the first layer's means agree, though no clip is like its neighbour.
+    strangers = objectives.feature_matching_term([real], [fake], [0.5], paired=False)
+    assert strangers.item() == 0.5 * (0 + 1) / 2
+    with pytest.raises(TrainingError, match="number 1 returns no features"):
+        objectives.feature_matching_term([Judged([], [])], [Judged([], [])], [1.0], paired=True)
+
+
+@settings(deadline=None)
 @given(real=SCORES, fake=SCORES)
 def test_bce_is_minus_the_value_function(real: list[float], fake: list[float]) -> None:
     r, f = tensor(real), tensor(fake)
@@ -59,6 +107,7 @@ def test_bce_is_minus_the_value_function(real: list[float], fake: list[float]) -
     )
 
 
+@settings(deadline=None)
 @given(fake=SCORES)
 def test_non_saturating_is_minimax_with_the_score_taken_off(fake: list[float]) -> None:
     """-log D = log(1 - D) - score: the same sign of pull, but of slope D - 1 rather than -D."""
@@ -72,7 +121,7 @@ def test_minimax_saturates_where_the_discriminator_wins_and_the_other_does_not()
     pulls = {}
     for name in ("minimax", "non-saturating"):
         f = tensor([-10.0])
-        GAMES[name].generator_loss(f).backward()
+        GAMES[name].generator_loss(f, None).backward()
         assert f.grad is not None
         pulls[name] = float(f.grad)
     assert -1e-4 < pulls["minimax"] < 0
@@ -82,7 +131,7 @@ def test_minimax_saturates_where_the_discriminator_wins_and_the_other_does_not()
 @pytest.mark.parametrize("name", GAMES)
 def test_losses_stay_finite_at_extreme_scores(name: str) -> None:
     scores = torch.tensor([-1e4, 1e4])
-    assert torch.isfinite(GAMES[name].generator_loss(scores))
+    assert torch.isfinite(GAMES[name].generator_loss(scores, scores.flip(0)))
     assert torch.isfinite(GAMES[name].discriminator_loss(scores, scores))
 
 
@@ -167,6 +216,31 @@ def recipe(assembly: str, objective: dict[str, Any], **more: Any) -> Recipe:
         ("gan", {"reconstruction": {}, "adversarial": {}}, ["patch3d"], "reconstructs nothing"),
         ("gan", {"adversarial": {"adaptive": True}}, ["patch3d"], "adaptive: false"),
         ("gan", {"adversarial": {"start_step": 5}}, ["patch3d"], "start_step: 0"),
+        ("gan", {"adversarial": {"loss": "wasserstein"}}, ["patch3d"], "gradient_penalty: {weight: 10}"),
+        (
+            "gan",
+            {"adversarial": {"loss": "relativistic", "augment": {"use": "ada"}}},
+            ["patch3d"],
+            "zero is not where a discriminator is undecided",
+        ),
+        (
+            "gan",
+            {"adversarial": {"augment": {"use": "ada", "geometric": False, "color": False}}},
+            ["patch3d"],
+            "nothing to do; set its geometric or color",
+        ),
+        (
+            "gan",
+            {"adversarial": {"augment": {"use": "diffaugment", "policy": []}}},
+            ["patch3d"],
+            "nothing to do; set its policy",
+        ),
+        (
+            "autoencoder",
+            {"reconstruction": {}, "adversarial": {"path_length": {}}},
+            ["patch3d"],
+            "path_length: null",
+        ),
     ],
 )
 def test_an_objective_that_cannot_train_is_refused_with_what_to_set(
@@ -174,6 +248,26 @@ def test_an_objective_that_cannot_train_is_refused_with_what_to_set(
 ) -> None:
     with pytest.raises(TrainingError, match=hint):
         objectives.check_objective("x", recipe(assembly, objective, discriminator=discriminator))
+
+
+@pytest.mark.parametrize(
+    "adversarial",
+    [
+        {"loss": "wasserstein", "gradient_penalty": {}},
+        {"loss": "relativistic", "r1": {"weight": 1.0}, "r2": {"weight": 1.0}},
+        {"loss": "hinge", "augment": {"use": "ada", "interval": 8}, "lecam": {"weight": 0.1}},
+        {"loss": "relativistic", "augment": {"use": "diffaugment", "policy": ["translation"]}},
+    ],
+)
+def test_stabilisers_that_suit_the_game_are_accepted(adversarial: dict[str, Any]) -> None:
+    objectives.check_objective("x", recipe("gan", {"adversarial": adversarial}, discriminator=["patch3d"]))
+
+
+def test_colours_of_clips_that_have_none_are_refused() -> None:
+    objective = {"adversarial": {"augment": {"use": "diffaugment"}}}
+    asked = recipe("gan", objective, discriminator=["patch3d"], clip={"channels": 2})
+    with pytest.raises(TrainingError, match="clips of 1, 3 or 4"):
+        objectives.check_objective("x", asked)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,10 @@ class Assembly(nn.Module):
         """Return how many weights the model has without its discriminators."""
         return sum(parameter.numel() for parameter in self.player_parameters())
 
+    def part(self, field: str) -> nn.Module:
+        """Return the module of a field such as ``encoder`` or ``discriminator.0``."""
+        return self.get_submodule(field)
+
     def recipe_part(self, field: str) -> str:
         """Return the name of the part behind a field such as ``encoder`` or ``discriminator.0``."""
         kind, _, index = field.partition(".")

@@ -55,6 +55,9 @@ class LatentGan(Gan):
         self.tokenizer.eval()
         return self
 
+    def part(self, field: str) -> nn.Module:
+        return super().part(f"tokenizer.{field}" if field in Autoencoder.needs else field)
+
     @torch.no_grad()
     def shown(self, x_BCTHW: Tensor) -> Tensor:
         z_BDthw = self.tokenizer.encode(x_BCTHW).z_BDthw

@@ -90,7 +90,7 @@ def model_facts(name: str, **overrides: Any) -> dict[str, Any]:
             "use": planned.part.full_name,
             "distribution": f"{planned.part.distribution} {planned.part.version}",
             "options": planned.options,
-            "parameters": sum(weight.numel() for weight in model.get_submodule(planned.field).parameters()),
+            "parameters": sum(weight.numel() for weight in model.part(planned.field).parameters()),
         }
         for planned in checked.parts
     ]

@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,10 +62,13 @@ def check_flat_input_finite(subject: Subject) -> None:
 
 def check_parameters_get_gradients(subject: Subject) -> None:
     """Every parameter that requires a gradient gets a finite one, and not all of them are zero."""
-    module = subject.build()
+    module: Any = subject.build()
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with seeded(0):
-        objective = subject.objective(subject.outputs(module, subject.inputs(module, 3)))
+        inputs = subject.inputs(module, 3)
+        objective = subject.objective(subject.outputs(module, inputs))
+        if subject.kind == "generator" and hasattr(module, "own_loss"):
+            objective = objective + module.own_loss(inputs)
     if objective.requires_grad:
         objective.backward()  # type: ignore[no-untyped-call]
     promised = "every parameter with requires_grad gets a finite gradient from the part's own output"

@@ -23,7 +23,10 @@ class _Plain(nn.Module):
         self._is_generator = subject.kind == "generator"
 
     def forward(self, inputs: Inputs) -> Any:
-        return self.part(inputs) if self._is_generator else self.part(inputs["x"])
+        if self._is_generator:
+            return self.part(inputs)
+        told = {name: value for name, value in inputs.items() if name != "x"}
+        return self.part(inputs["x"], **told)
 
 
 def check_compiles_to_one_graph(subject: Subject) -> None:

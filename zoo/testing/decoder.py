@@ -51,6 +51,8 @@ def check_last_layer_moves_output(subject: Subject) -> None:
     )
     if gradient is None or not bool(gradient.any()):
         raise fail(promised, "its gradient is zero or absent", todo)
+    if subject.kind == "generator":
+        return  # one that adds up the colours of every resolution has no layer that all passes through
     require_later_than_others(subject, module, promised=promised, todo=todo)
 
 

@@ -107,6 +107,7 @@ class Made(NamedTuple):
         selection: Which those are.
         quantized: What its quantizer said, where it has one.
         latents: What path lengths are measured along, where they are due.
+        own_loss: What a generator is trained with of its own, where it has such a loss.
     """
 
     x_BCTHW: Tensor
@@ -114,6 +115,7 @@ class Made(NamedTuple):
     selection: Selection
     quantized: Quantized | None = None
     latents: tuple[Tensor, ...] = ()
+    own_loss: Tensor | None = None
 
     def detach(self) -> Made:
         """Return it without gradient."""
@@ -284,6 +286,9 @@ def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
                 numbers["adaptive_weight"] = adaptive
                 weight = weight * adaptive
             losses.append(weight * term)
+        if made.own_loss is not None:
+            losses.append(made.own_loss.float())
+            numbers["own_loss"] = made.own_loss.detach()
         loss = torch.stack(losses).sum()
         numbers["loss"] = loss.detach()
         numbers["grad_norm"] = run.player.update(loss, step=run.step, numbers=numbers)
@@ -416,7 +421,10 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     if term and torch.is_grad_enabled() and due(term.every, run.step):
         latents = tuple(value.requires_grad_() for value in noise.values() if value.is_floating_point())
     x_BCTHW = model.make(noise, selection)
-    return Made(x_BCTHW, x_BCTHW, selection, latents=latents)
+    own_loss = None
+    if torch.is_grad_enabled() and hasattr(model.generator, "own_loss"):
+        own_loss = model.generator.own_loss(noise)
+    return Made(x_BCTHW, x_BCTHW, selection, latents=latents, own_loss=own_loss)
 
 
 def _labels(batch: Labelled, model: Gan) -> Tensor:

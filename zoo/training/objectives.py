@@ -333,7 +333,8 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
     if adversarial.loss == "wasserstein" and not held and not normed:
         raise TrainingError(
             f"{name!r} plays the Wasserstein game and nothing holds the slope of its discriminators, so "
-            "their scores would grow without end; set train.objective.adversarial.gradient_penalty: {weight: 10}"
+            "their scores would grow without end; set "
+            "train.objective.adversarial.gradient_penalty: {weight: 10}"
         )
     if adversarial.path_length is not None and recipe.assembly == "autoencoder":
         raise TrainingError(
@@ -346,13 +347,14 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
     if augment.use == "ada" and adversarial.loss not in _ZERO_IS_UNDECIDED:
         raise TrainingError(
             f"{name!r} has augment: {{use: ada}}, which reads overfitting from the sign of real clips' "
-            f"scores; with loss {adversarial.loss!r} zero is not where a discriminator is undecided. Use loss "
-            f"{' or '.join(_ZERO_IS_UNDECIDED)}, or augment: {{use: diffaugment}}"
+            f"scores; with loss {adversarial.loss!r} zero is not where a discriminator is undecided. Use "
+            f"loss {' or '.join(_ZERO_IS_UNDECIDED)}, or augment: {{use: diffaugment}}"
         )
-    if augment.use == "ada" and not (augment.geometric or augment.color):
+    if not (augment.geometric or augment.color if augment.use == "ada" else augment.policy):
+        cure = "geometric or color: true" if augment.use == "ada" else "policy: [color, translation, cutout]"
         raise TrainingError(
-            f"{name!r} has augment: {{use: ada}} with nothing to do; set its geometric or color: true, or "
-            "train.objective.adversarial.augment: null"
+            f"{name!r} has augment: {{use: {augment.use}}} with nothing to do; set its {cure}, "
+            "or train.objective.adversarial.augment: null"
         )
     coloured = augment.color if augment.use == "ada" else "color" in augment.policy
     if coloured and recipe.assembly != "latent-gan" and recipe.clip.channels == 2:

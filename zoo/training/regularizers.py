@@ -50,7 +50,8 @@ def slopes(verdicts: Sequence[Judged], x_BCTHW: Tensor) -> list[Tensor]:
     gradients = []
     with torch.autocast(x_BCTHW.device.type, enabled=False):
         for i, judged in enumerate(verdicts):
-            verdict_B = torch.stack([logits.float().flatten(1).mean(1) for logits in judged.logits]).mean(0)
+            heads = [logits.float().reshape(len(logits), -1).mean(1) for logits in judged.logits]
+            verdict_B = torch.stack(heads).mean(0)
             if not verdict_B.requires_grad:
                 raise TrainingError(
                     f"discriminator number {i + 1} was judged without gradient, so its slope is unknown; the "

@@ -1,4 +1,4 @@
-"""What one may rely on of every discriminator of this plugin."""
+"""What one may rely on of MoCoGAN's discriminators and of the 3D PatchGAN."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from zoo.outputs import Judged
 from zoo.parts import PartSpec
 from zoo.ports import ports_of
-from zoo_gan.manifest import zoo_parts
+from zoo_gan import mocogan, patchgan
 from zoo_gan.mocogan.discriminators import PatchImageDiscriminator, VideoDiscriminator
 from zoo_gan.patchgan.patch3d import Patch3D
 
-SPECS = {spec.name: spec for spec in zoo_parts(api_version=1) if spec.kind == "discriminator"}
+PARTS = [*mocogan.PARTS, *(spec for spec in patchgan.PARTS if spec.name == "patch3d")]
+SPECS = {spec.name: spec for spec in PARTS if spec.kind == "discriminator"}
 each_part = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
@@ -189,7 +190,7 @@ def test_video_discriminator_gives_one_score_at_its_size(image_size: int, num_fr
     )
 
 
-@pytest.mark.parametrize("spec", zoo_parts(api_version=1), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", PARTS, ids=lambda spec: spec.name)
 def test_ports_are_complete(spec: PartSpec) -> None:
     assert ports_of(spec.kind, spec.name, _build(spec)).kind == spec.kind
 

@@ -12,13 +12,27 @@ from zoo.converters import Converter
 from zoo.hookspecs import hookimpl
 from zoo.parts import PartSpec
 from zoo_gan import (
+    digan,
+    dvdgan,
+    longvideogan,
     mocogan,
+    mocogan_hd,
     patchgan,
+    r3gan,
+    stylegan3d,
+    stylegan_v,
 )
 
 _FAMILIES = (
+    digan,
+    dvdgan,
+    longvideogan,
     mocogan,
+    mocogan_hd,
     patchgan,
+    r3gan,
+    stylegan3d,
+    stylegan_v,
 )
 
 

@@ -55,7 +55,7 @@ class TimmFeatures(nn.Module):
         self.in_channels = in_channels
         self.freeze_backbone = freeze_backbone
         self.backbone = Backbone(name=backbone, stages=stages, in_channels=in_channels, pretrained=pretrained)
-        self.backbone.apply(_without_fused_attention)
+        self.backbone.apply(without_fused_attention)
         self.backbone.requires_grad_(not freeze_backbone).train(not freeze_backbone)
         deepest = max(self.backbone.reductions)
         # A batch norm that learns needs more than one value a channel, even of a single frame.
@@ -92,7 +92,7 @@ class TimmFeatures(nn.Module):
         return Judged(logits, features)
 
 
-def _without_fused_attention(module: Any) -> None:
+def without_fused_attention(module: Any) -> None:
     # torch's fused attention has no second derivative, which gradient penalties need.
     if hasattr(module, "fused_attn"):
         module.fused_attn = False

@@ -8,7 +8,7 @@ from zoo.parts import PartSpec
 
 @hookimpl
 def zoo_parts(api_version: int) -> list[PartSpec]:
-    """Offer the encoder and the discriminator."""
+    """Offer the encoder and the discriminators."""
     return [
         PartSpec(
             "encoder",
@@ -24,6 +24,22 @@ def zoo_parts(api_version: int) -> list[PartSpec]:
             "zoo_timm.discriminator:TimmFeatures",
             "Patch logits on the features of a timm backbone, one small head a stage; judges frames.",
             example={"backbone": "test_efficientnet", "stages": [0, 1, 2], "width": 8},
+            paper="https://arxiv.org/abs/2111.01007",
+            license="Apache-2.0",
+        ),
+        PartSpec(
+            "discriminator",
+            "timm-projected",
+            "zoo_timm.projected:ProjectedDiscriminator",
+            "Projected GAN: heads on random mixtures of a frozen timm backbone's features; judges frames.",
+            example={
+                "backbone": "test_efficientnet",
+                "stages": [0, 1, 2],
+                "mixing_width": 4,
+                "width": 16,
+                "resize": 40,
+                "num_classes": 3,
+            },
             paper="https://arxiv.org/abs/2111.01007",
             license="Apache-2.0",
         ),

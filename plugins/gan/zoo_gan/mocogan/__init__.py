@@ -65,7 +65,7 @@ CONVERTERS = [
     Converter(
         "mocogan",
         "zoo_gan.mocogan.weights:map_mocogan_state_dict",
-        recipes=("gan-video-*",),
+        recipes=("gan-video-base", "gan-video-tiny"),
         summary="MoCoGANs of the authors' training code: generator_*.pytorch, discriminators beside it.",
         source="https://github.com/sergeytulyakov/mocogan",
         arguments={"num_categories": "generator.num_categories", "discriminators": "discriminator.use"},

@@ -1,0 +1,112 @@
+"""What a training step of every GAN recipe costs, for docs/gans.md.
+
+    python -m benchmarks.gan_table                    # all of them, then: python docs/generate.py
+    python -m benchmarks.gan_table --only "*-tiny"    # these anew, the others stay as they are
+
+A step is one update of the generator and as many of the discriminators as the recipe says, with what the recipe
+adds to them, on random clips of its size and two of them a batch, on one thread. Processor time is counted, so
+that what else runs on the machine matters little; lazy penalties count as often as they are due. A recipe whose
+first two steps take longer than the limit is left out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+import zoo
+from zoo.assemblies import Gan
+from zoo.discovery import catalogue
+from zoo.recipe_files import resolve
+from zoo.training.loop import Labelled, start, training_step
+
+OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "gans-measured.json"
+BATCH = 2
+STEPS = 5
+
+
+def names() -> list[str]:
+    """List the GAN recipes that come with the zoo."""
+    known = catalogue()
+    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
+    return sorted(
+        name
+        for name, source in known.recipes.items()
+        if source.plugin in ours and resolve(source, {}, known.recipes).recipe.assembly != "autoencoder"
+    )
+
+
+def seconds_a_step(name: str, limit_s: float) -> float:
+    """Train a few steps in this process, which ends when they pass the limit; mean processor seconds."""
+    torch.set_num_threads(1)
+    model = zoo.build(name, seed=0, train={"batch_size": BATCH})
+    assert isinstance(model, Gan)
+    clip = model.recipe.clip
+    shape = (BATCH, clip.channels, clip.num_frames, clip.height, clip.width)
+    labels = torch.arange(BATCH) % model.num_classes if model.num_classes else None
+    run = start(model, torch.device("cpu"))
+    signal.setitimer(signal.ITIMER_PROF, limit_s)  # ends the process, in the middle of a kernel too
+    batches = itertools.repeat(Labelled(torch.rand(shape) * 2 - 1, labels))
+    training_step(run, batches)
+    began, taken = time.process_time(), 0
+    while taken < STEPS and time.process_time() - began < limit_s / 2:
+        training_step(run, batches)
+        taken += 1
+    return (time.process_time() - began) / taken
+
+
+@click.command()
+@click.option("--only", default="*", show_default=True, help="Shell pattern on recipe names.")
+@click.option("--limit", default=60.0, show_default=True, help="Processor seconds a recipe may take.")
+@click.option("--output", type=click.Path(path_type=Path), default=OUTPUT, help="The file to write.")
+@click.option("--one", hidden=True, help="Measure only this recipe, in this process.")
+def main(only: str, limit: float, output: Path, one: str | None) -> None:
+    """Measure every GAN recipe, and write the file that the page is made from."""
+    if one is not None:
+        print(json.dumps(seconds_a_step(one, limit)))
+        return
+    old: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    steps: dict[str, float | None] = {
+        name: value for name, value in old.get("seconds_a_step", {}).items() if name in names()
+    }
+    for name in names():
+        if not fnmatch.fnmatch(name, only):
+            continue
+        words = [sys.executable, "-m", "benchmarks.gan_table", "--one", name, "--limit", str(limit)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=OUTPUT.parent.parent)
+        steps[name] = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else None
+        print(name, steps[name], done.stderr.strip().splitlines()[-1:], flush=True)
+        document = {
+            "command": "python -m benchmarks.gan_table",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__.partition("+")[0],
+            "batch": BATCH,
+            "seconds_a_step": steps,
+        }
+        output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return found[0] if found else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
