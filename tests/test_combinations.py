@@ -53,7 +53,21 @@ def _judged(players: list[Combination]) -> list[Combination]:
     """Each with one discriminator, in turn; a generator with every one."""
     judges = _bundled("discriminator")
     some = [(*player, judges[n % len(judges)]) for n, player in enumerate(players) if len(player) > 1]
-    return some + [(*player, judge) for player in players if len(player) == 1 for judge in judges]
+    return some + [
+        (*player, judge)
+        for player in players
+        if len(player) == 1
+        for judge in judges
+        if _size_admits(Subject(player[0]).ports, Subject(judge).ports)
+    ]
+
+
+def _size_admits(generator: Ports, judge: Ports) -> bool:
+    """Whether the examples of a generator and a discriminator have a frame size in common."""
+    if generator.size_HW is None or judge.size_HW is None:
+        size_HW = generator.size_HW or judge.size_HW or judge.min_size[1:]
+        return all(have >= need for have, need in zip(size_HW, judge.min_size[1:], strict=True))
+    return bool(generator.size_HW == judge.size_HW)
 
 
 PLAYERS = _players()
@@ -63,16 +77,23 @@ COMBINATIONS = [*FEW[::2], *_judged(FEW[1::2] + [player for player in FEW if len
 REST = [combination for combination in (*PLAYERS, *_judged(PLAYERS)) if combination not in COMBINATIONS]
 
 
+LABELS = torch.tensor([0, 1])
+
+
 def _name(combination: Combination) -> str:
     return "-".join(part.name for part in combination)
 
 
 def _clip(combination: Combination) -> dict[str, int]:
-    """A small clip, large enough for the discriminators."""
+    """A small clip of a size that generator and discriminator take."""
     T, H, W = 4, 16, 16
     for part in combination:
+        ports = Subject(part).ports
         if part.kind == "discriminator":
-            T, H, W = map(max, (T, H, W), Subject(part).ports.min_size)
+            T, H, W = map(max, (T, H, W), ports.min_size)
+            T = ports.num_frames if ports.num_frames and not ports.draws_frames else T
+        if part.kind in ("generator", "discriminator") and ports.size_HW is not None:
+            H, W = ports.size_HW
     return {"num_frames": T, "height": H, "width": W}
 
 
@@ -99,7 +120,7 @@ def _seen(model: Assembly, x_BCTHW: torch.Tensor) -> list[torch.Tensor]:
     """What a model makes, and what its discriminators say of it."""
     with torch.no_grad():
         made = model.reconstruct(x_BCTHW) if isinstance(model, Autoencoder) else model.sample(2, seed=3)
-        return [made, *(logits for judged in model.judge(made) for logits in judged.logits)]
+        return [made, *(logits for judged in model.judge(made, label_B=LABELS) for logits in judged.logits)]
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=_name)
@@ -120,7 +141,7 @@ def builds_trains_and_loads(combination: Combination, tmp_path: Path) -> None:
     assert isinstance(model, Autoencoder if recipe.assembly == "autoencoder" else Gan)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     generator = torch.Generator().manual_seed(1)
-    clips = [Labelled(torch.rand(2, 3, *size, generator=generator) * 2 - 1) for _ in range(3)]
+    clips = [Labelled(torch.rand(2, 3, *size, generator=generator) * 2 - 1, LABELS) for _ in range(3)]
 
     judged = len(model.discriminator) > 0
     if recipe.assembly == "gan" and not judged:
@@ -140,7 +161,7 @@ def builds_trains_and_loads(combination: Combination, tmp_path: Path) -> None:
 
     model.eval()
     loaded = load(save(model, tmp_path / "model"))
-    for a, b in zip(_seen(model, clips[2]), _seen(loaded, clips[2]), strict=True):
+    for a, b in zip(_seen(model, clips[2].x_BCTHW), _seen(loaded, clips[2].x_BCTHW), strict=True):
         assert torch.equal(a, b)
     assert loaded.state_dict().keys() == model.state_dict().keys()
 

@@ -21,7 +21,7 @@ from zoo.cli.group import COMMANDS, ZooGroup, cli
 from zoo.errors import OutputExistsError, PortError, RecipeError, UnknownNameError, WeightsError
 
 Zoo = Callable[..., Result]
-SUBCOMMANDS = {"recipe": "check", "weights": "check", "data": "check"}
+SUBCOMMANDS = {"recipe": "check", "weights": "check", "data": "check", "metrics": "fetch"}
 EVERY = [[name] for name in COMMANDS] + [[name, sub] for name, sub in SUBCOMMANDS.items()]
 
 

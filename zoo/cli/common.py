@@ -32,7 +32,23 @@ ExistingFile = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 def print_json(document: Any) -> None:
     """Print a document as JSON that every parser reads: no NaN, UTF-8, one final newline."""
-    click.echo(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(_json(document))
+
+
+def write_json(path: Path, document: Any, *, force: bool = False) -> None:
+    """Write a document to a file, as `print_json` prints it; a file that is there stays whole until then.
+
+    Raises:
+        OutputExistsError: The file exists and `force` is off.
+    """
+    from zoo.files import new_file
+
+    with new_file(path, force=force) as temporary:
+        temporary.write_text(_json(document) + "\n", encoding="utf-8")
+
+
+def _json(document: Any) -> str:
+    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

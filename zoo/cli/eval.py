@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import click
 
-from zoo.cli.common import device_option, json_option, print_json, print_table
+from zoo.cli.common import (
+    ExistingFile,
+    device_option,
+    force_option,
+    json_option,
+    print_json,
+    print_table,
+    write_json,
+)
 
 
 @click.command("eval")
@@ -17,29 +26,81 @@ from zoo.cli.common import device_option, json_option, print_json, print_table
 @click.option(
     "--num-clips", type=click.IntRange(min=1), metavar="N", help="Clips measured; all when left out."
 )
+@click.option("--metrics", metavar="A,B", help="Figures to measure, such as fvd,kvd,precision,recall.")
+@click.option(
+    "--num-samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Clips a GAN makes; as many as are measured.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of samples, pairs and intervals.")
+@click.option(
+    "--bootstrap",
+    "replicates",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Replicates behind each confidence interval; 0 leaves them out.",
+)
+@click.option("--frame-backbone", metavar="NAME", help="timm network of frame_distance, such as resnet18.")
+@click.option("--frame-weights", type=ExistingFile, metavar="FILE", help="Its trained weights.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the JSON document.")
 @device_option
+@force_option
 @json_option
 def eval_command(
-    model: str, source: str, split: str | None, num_clips: int | None, device: str | None, as_json: bool
+    model: str,
+    source: str,
+    split: str | None,
+    num_clips: int | None,
+    metrics: str | None,
+    num_samples: int | None,
+    seed: int,
+    replicates: int,
+    frame_backbone: str | None,
+    frame_weights: Path | None,
+    out: Path | None,
+    device: str | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Measure MODEL on videos that it was not trained on.
 
     An autoencoder: PSNR, SSIM, LPIPS and use of the codebook, beside the mean colour and nearest-neighbour
-    resizing at the same number of bits. A GAN: how much its samples differ from each other. MODEL is a model
-    folder, or the folder of a run.
+    resizing at the same number of bits; rfvd (FVD of reconstructions) when asked for. A GAN: how much its
+    samples differ from each other (lpips_diversity), and when asked for how far they are from the videos:
+    fvd, kvd, precision, recall (these need zoo metrics fetch once) and frame_distance. Every figure carries
+    its protocol, and zoo compare puts figures side by side. MODEL is a model folder, or the folder of a run.
 
     \b
     Example:
       zoo eval runs/first --data clips/test
       zoo eval runs/first --data clips/ --split test --json
+      zoo eval runs/gan --data clips/test --metrics fvd,kvd,precision,recall --out gan.json
     """
+    if out is not None:
+        from zoo.cli.models import check_output
+
+        check_output(out, force=force)
+    if (frame_backbone is None) != (frame_weights is None):
+        raise click.UsageError("--frame-backbone and --frame-weights belong together: give both or neither.")
+    wanted = [word.strip() for word in metrics.split(",") if word.strip()] if metrics is not None else None
+    if wanted is not None and (frame_backbone is not None) != ("frame_distance" in wanted):
+        raise click.UsageError(
+            "frame_distance in --metrics, --frame-backbone and --frame-weights belong together: "
+            "give all or none."
+        )
     from zoo.cli.models import load_model
 
     loaded = load_model(model, device)
 
     from zoo.data import open_clips
-    from zoo.metrics import evaluate
+    from zoo.metrics import FrameNetwork, evaluate
 
+    network = None
+    if frame_backbone is not None:
+        network = FrameNetwork(frame_backbone, frame_weights)
     dataset: Any = open_clips(source, clip=loaded.recipe.clip, split=split)
     if not hasattr(dataset, "__len__"):
         if num_clips is None:
@@ -49,7 +110,19 @@ def eval_command(
         dataset = _First(dataset, num_clips)
     if num_clips is not None and num_clips > len(dataset):
         click.echo(f"{num_clips} clips were asked for; there are {len(dataset)}", err=True)
-    result = evaluate(loaded, dataset, num_clips=num_clips, progress=True)
+    result = evaluate(
+        loaded,
+        dataset,
+        metrics=wanted,
+        num_clips=num_clips,
+        num_samples=num_samples,
+        replicates=replicates,
+        frame_network=network,
+        seed=seed,
+        progress=True,
+    )
+    if out is not None:
+        write_json(out, result, force=force)
     if as_json:
         print_json(result)
     else:
@@ -64,6 +137,7 @@ class _First(list[Any]):
         rows = {item["index"]: item for item in itertools.islice(stream, number)}
         super().__init__({**item, "index": at} for at, item in enumerate(rows.values()))
         self.description = f"{stream.description}: the first {len(self)}"
+        self.clip, self.random = getattr(stream, "clip", None), getattr(stream, "random", None)
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -76,7 +150,7 @@ def _print(result: dict[str, Any]) -> None:
         click.echo(name.capitalize())
         print_table(
             [
-                (key, f"{value:.4g}" if isinstance(value, float) else f"{value}")
+                (key, _figure(value, result["intervals"].get(key) if name == "model" else None))
                 for key, value in values.items()
             ]
         )
@@ -84,3 +158,8 @@ def _print(result: dict[str, Any]) -> None:
         click.echo(f"{metric} left out: {reason}", err=True)
     for reason in protocol["skipped"]:
         click.echo(f"not measured: {reason}", err=True)
+
+
+def _figure(value: Any, interval: dict[str, Any] | None) -> str:
+    told = f"{value:.4g}" if isinstance(value, float) else f"{value}"
+    return f"{told}  ({interval['low']:.4g} to {interval['high']:.4g})" if interval else told

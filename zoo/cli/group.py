@@ -25,6 +25,7 @@ COMMANDS = {
     "decode": "zoo.cli.decode:decode",
     "sample": "zoo.cli.sample:sample",
     "eval": "zoo.cli.eval:eval_command",
+    "compare": "zoo.cli.compare:compare_command",
     "report": "zoo.cli.report:report",
     "check": "zoo.cli.check:check",
     "doctor": "zoo.cli.doctor:doctor",
@@ -32,6 +33,7 @@ COMMANDS = {
     "recipe": "zoo.cli.recipe:recipe",
     "weights": "zoo.cli.weights:weights",
     "data": "zoo.cli.data:data",
+    "metrics": "zoo.cli.metrics:metrics",
 }
 """Every command, in the order of ``zoo --help``, and where it lives."""
 

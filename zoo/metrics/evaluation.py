@@ -5,35 +5,53 @@ Shape legend: B clips, C colour channels, T H W frames and pixels; N frames as i
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zoo.data import Batch, ClipDataset, make_loader
-from zoo.errors import DataError, ZooError
+from zoo.errors import ZooError
 from zoo.metrics import lpips as lpips_module
 from zoo.metrics.baselines import BITS_PER_LATENT, best_nearest, mean_colour, model_bits
+from zoo.metrics.bootstrap import REPLICATES, draws, interval
+from zoo.metrics.chosen import ChosenClips, Stopped, evenly_spaced, read_batches
 from zoo.metrics.codebook import CodebookUsage
-from zoo.metrics.reconstruction import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
+from zoo.metrics.distribution import DISTRIBUTION_METRICS, ClipDistances
+from zoo.metrics.frame_distance import FrameNetwork
+from zoo.metrics.i3d_weights import tensors_sha256
+from zoo.metrics.pictures import (
+    PSNR_CAP_DB,
+    UNITS,
+    Pictures,
+    lpips_per_clip,
+    lpips_protocol,
+    lpips_reason,
+    picture_protocols,
+)
+from zoo.metrics.protocol import RealClips, shared_protocol
 
-AUTOENCODER_METRICS = ("psnr", "ssim", "lpips", "codebook", "baselines")
-GAN_METRICS = ("lpips_diversity",)
+AUTOENCODER_DEFAULTS = ("psnr", "ssim", "lpips", "codebook", "baselines")
+AUTOENCODER_METRICS = (*AUTOENCODER_DEFAULTS, "rfvd")
+GAN_DEFAULTS = ("lpips_diversity",)
+GAN_METRICS = (*DISTRIBUTION_METRICS, *GAN_DEFAULTS)
 
-PSNR_CAP_DB = 100.0
-"""What a perfectly reproduced clip counts as in a mean, dB."""
-
-_FRAMES_AT_ONCE = 64
-_UNITS = {"psnr": "psnr_db", "ssim": "ssim", "lpips": "lpips"}
+_SAMPLES_AT_ONCE = 8  # a part of what sample i is: it comes from seed + i // 8
 
 
-class Stopped(Exception):
-    """`evaluate` was told to stop."""
+class _Setting(NamedTuple):
+    """What both kinds of model are measured with."""
+
+    wanted: tuple[str, ...]
+    seed: int
+    replicates: int
+    num_samples: int | None
+    frame_network: FrameNetwork | None
+    progress: bool
+    stop: Callable[[], bool] | None
+    real: RealClips
 
 
 def evaluate(
@@ -44,6 +62,9 @@ def evaluate(
     batch_size: int = 8,
     num_clips: int | None = None,
     num_workers: int | None = None,
+    num_samples: int | None = None,
+    replicates: int = REPLICATES,
+    frame_network: FrameNetwork | None = None,
     seed: int = 0,
     progress: bool = False,
     stop: Callable[[], bool] | None = None,
@@ -57,21 +78,29 @@ def evaluate(
     Args:
         model: An assembly: autoencoder or gan.
         dataset: Clips as `zoo.data.open_clips` gives them.
-        metrics: Some of `AUTOENCODER_METRICS` or `GAN_METRICS`; all that apply when left out. Those
-            that the frames are too small for are listed under ``left_out`` with the reason.
+        metrics: Some of `AUTOENCODER_METRICS` or `GAN_METRICS`; when left out those that need no weights
+            from elsewhere. Those that the clips are too small for are listed under ``left_out`` with the
+            reason.
         batch_size: Clips in memory at once; the figures do not depend on it.
         num_clips: Clips measured, evenly spaced over the data set; all when left out.
         num_workers: Processes that decode clips; chosen by `zoo.data.make_loader` when left out.
-        seed: Seed of a GAN's noise and of its pairs.
+        num_samples: Clips that a GAN makes for the distances between sets; as many as are measured when
+            left out.
+        replicates: Replicates of the bootstrap behind each interval; 0 leaves intervals out.
+        frame_network: The network of ``frame_distance``.
+        seed: Seed of a GAN's noise, of its pairs and of the bootstrap.
         progress: Show a bar on standard error.
         stop: Asked before every batch whether to stop.
 
     Returns:
-        ``values`` (name with unit -> number), ``baselines`` (name -> values), ``codebook`` (counts and
-        figures), ``left_out`` (metric -> reason) and ``protocol`` (how all of it was measured).
+        ``values`` (name with unit -> number), ``intervals`` (name -> confidence interval), ``protocols``
+        (name -> how it was measured, as data that `zoo.metrics.compare` compares), ``baselines`` (name ->
+        values), ``codebook`` (counts and figures), ``left_out`` (metric -> reason) and ``protocol`` (of
+        all of it, in words).
 
     Raises:
-        ZooError: An unknown metric, an empty data set, or a model of another kind.
+        ZooError: An unknown metric, an empty data set, a model of another kind, or weights of a measuring
+            network that are not there.
         DataError: None of the clips can be read, or too many of the data set.
         Stopped: `stop` said so.
     """
@@ -79,28 +108,34 @@ def evaluate(
     if not is_autoencoder and not hasattr(model, "sample"):
         raise ZooError(f"{type(model).__name__} neither encodes and decodes nor samples: nothing to measure")
     known = AUTOENCODER_METRICS if is_autoencoder else GAN_METRICS
-    wanted = tuple(known if metrics is None else metrics)
+    defaults = AUTOENCODER_DEFAULTS if is_autoencoder else GAN_DEFAULTS
+    wanted = tuple(defaults if metrics is None else metrics)
     if unknown := [metric for metric in wanted if metric not in known]:
         raise ZooError(
             f"{model_name(model)} has no metric {', '.join(map(repr, unknown))}; "
             f"choose from {', '.join(known)}"
         )
-    chosen = _evenly_spaced(len(dataset), num_clips)  # type: ignore[arg-type]
+    chosen = evenly_spaced(len(dataset), num_clips)  # type: ignore[arg-type]
     if not is_autoencoder:  # neighbours in a data set are often alike: pairs are drawn from all of it
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
         chosen = [chosen[int(index)] for index in order]
-    read = _Chosen(dataset, chosen)
-    batches = _batches(read, batch_size=batch_size, num_workers=num_workers, progress=progress, stop=stop)
+    if num_samples is not None and num_samples < 1:
+        raise ZooError(f"{num_samples} samples were asked for; at least 1 is made")
+    read, real = ChosenClips(dataset, chosen), RealClips()
+    batches = read_batches(read, batch_size=batch_size, num_workers=num_workers, progress=progress, stop=stop)
+    setting = _Setting(wanted, seed, replicates, num_samples, frame_network, progress, stop, real)
+    measure = _evaluate_autoencoder if is_autoencoder else _evaluate_gan
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            if is_autoencoder:
-                result = _evaluate_autoencoder(model, batches, wanted)
-            else:
-                result = _evaluate_gan(model, batches, wanted, seed=seed)
+            result = measure(model, _noted(batches, real), setting)
     finally:
         model.train(was_training)
+    shared = shared_protocol(
+        dataset, real, size_CTHW=result.pop("size"), num_fake=result.pop("num_fake"), seed=seed
+    )
+    result["protocols"] = {name: {**shared, **result["protocols"].get(name, {})} for name in result["values"]}
     result["protocol"] = {
         "model": model_name(model),
         "state_sha256": state_sha256(model),
@@ -114,8 +149,15 @@ def evaluate(
     return result
 
 
-def _evaluate_autoencoder(model: Any, batches: Iterator[Tensor], wanted: Sequence[str]) -> dict[str, Any]:
-    meter: _Pictures | None = None
+def _noted(batches: Iterable[Tensor], real: RealClips) -> Iterator[Tensor]:
+    for x_BCTHW in batches:
+        real.update(x_BCTHW)
+        yield x_BCTHW
+
+
+def _evaluate_autoencoder(model: Any, batches: Iterator[Tensor], setting: _Setting) -> dict[str, Any]:
+    wanted = setting.wanted
+    meter: Pictures | None = None
     usage: CodebookUsage | None = None
     rivals = ("mean colour", "nearest") if "baselines" in wanted else ()
     totals: dict[str, dict[str, float]] = {name: {} for name in ("model", *rivals)}
@@ -123,10 +165,15 @@ def _evaluate_autoencoder(model: Any, batches: Iterator[Tensor], wanted: Sequenc
     num, bits, size = 0, 0.0, (0, 0, 0, 0)
     device = next(model.parameters()).device
     codebook_size = int(model.quantizer.codebook_size)
+    distances: ClipDistances | None = None
+    if "rfvd" in wanted:
+        distances = ClipDistances(
+            ["fvd"], device=device, seed=setting.seed, replicates=setting.replicates, prefix="r"
+        )
     for x_BCTHW in batches:
         x_BCTHW = x_BCTHW.to(device)
         if meter is None:
-            meter = _Pictures([metric for metric in wanted if metric in _UNITS], x_BCTHW)
+            meter = Pictures([metric for metric in wanted if metric in UNITS], x_BCTHW)
             if "codebook" in wanted and codebook_size:
                 usage = CodebookUsage(codebook_size, int(model.quantizer.num_codebooks))
         tokens = model.encode(x_BCTHW)
@@ -135,7 +182,11 @@ def _evaluate_autoencoder(model: Any, batches: Iterator[Tensor], wanted: Sequenc
         if tokens.indices_Bqthw is not None:
             # What is measured is what the bits pay for: the indices alone.
             tokens = tokens._replace(z_BDthw=None)
-        _add(totals["model"], meter.sums(x_BCTHW, model.decode(tokens).float().clamp(-1, 1)))
+        decoded_BCTHW = model.decode(tokens).float().clamp(-1, 1)
+        _add(totals["model"], meter.sums(x_BCTHW, decoded_BCTHW))
+        if distances is not None:
+            distances.add_real(x_BCTHW)
+            distances.add_fake(decoded_BCTHW)
         bits = model_bits(tokens.indices_Bqthw, tokens.z_BDthw, codebook_size=codebook_size)
         if rivals:
             y_BCTHW, used = best_nearest(x_BCTHW, bits)
@@ -158,9 +209,17 @@ def _evaluate_autoencoder(model: Any, batches: Iterator[Tensor], wanted: Sequenc
         left_out["codebook"] = "the bottleneck is continuous: it has no codes to count"
     if "nearest" in means:
         means["nearest"]["grid_thw"] = list(grids.most_common(1)[0][0])  # type: ignore[assignment]
+    far = distances.figures() if distances is not None else None
+    if far is not None:
+        values |= far.values
+        left_out |= far.left_out
     return {
         "assembly": "autoencoder",
         "values": values,
+        "intervals": far.intervals if far is not None else {},
+        "protocols": {**picture_protocols(), **(far.protocols if far is not None else {})},
+        "size": size,
+        "num_fake": num,
         "baselines": means,
         "codebook": usage.to_dict() if usage is not None else None,
         "left_out": left_out,
@@ -189,14 +248,26 @@ def _evaluate_autoencoder(model: Any, batches: Iterator[Tensor], wanted: Sequenc
     }
 
 
-def _evaluate_gan(
-    model: Any, batches: Iterator[Tensor], wanted: Sequence[str], *, seed: int
-) -> dict[str, Any]:
+def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> dict[str, Any]:
+    seed, real = setting.seed, setting.real
+    distances: ClipDistances | None = None
+    if far := [metric for metric in setting.wanted if metric in DISTRIBUTION_METRICS]:
+        distances = ClipDistances(
+            far,
+            device=next(model.parameters()).device,
+            frame_network=setting.frame_network,
+            seed=seed,
+            replicates=setting.replicates,
+        )
+        batches = _added(batches, distances)
     network: lpips_module.LPIPS | None = None
-    total: defaultdict[str, float] = defaultdict(float)
+    per_pair: defaultdict[str, list[float]] = defaultdict(list)
     left_out: dict[str, str] = {}
     pairs, size = 0, (0, 0, 0, 0)
-    for real_2CTHW in _pairs(batches) if "lpips_diversity" in wanted else ():
+    if "lpips_diversity" not in setting.wanted:
+        for x_BCTHW in batches:
+            size = tuple(x_BCTHW.shape[1:])  # type: ignore[assignment]
+    for real_2CTHW in _pairs(batches):
         # One pair a call, each from its own seed: the figures then do not depend on the batch size.
         fake_2CTHW = model.sample(2, num_frames=real_2CTHW.shape[2], seed=seed + pairs).float().clamp(-1, 1)
         size = tuple(fake_2CTHW.shape[1:])
@@ -205,16 +276,41 @@ def _evaluate_gan(
             ("lpips_diversity", fake_2CTHW),
             ("lpips_diversity_of_real_clips", real_2CTHW.to(fake_2CTHW.device)),
         ):
-            if reason := _lpips_reason(x_2CTHW):
+            if reason := lpips_reason(x_2CTHW):
                 left_out[name] = reason
                 continue
             network = network or lpips_module.load_lpips().to(fake_2CTHW.device)
-            total[name] += float(_lpips_per_clip(network, x_2CTHW[:1], x_2CTHW[1:]))
-    if not pairs:
+            per_pair[name].append(float(lpips_per_clip(network, x_2CTHW[:1], x_2CTHW[1:])))
+    if not pairs and "lpips_diversity" in setting.wanted:
         left_out["lpips_diversity"] = "it compares pairs of clips, and no pair was measured"
+    values = {name: sum(found) / pairs for name, found in per_pair.items()}
+    intervals: dict[str, dict[str, Any]] = {}
+    if setting.replicates and pairs > 1:
+        rows = draws(pairs, setting.replicates, seed=seed)
+        for name, found in per_pair.items():
+            again = torch.tensor(found, dtype=torch.float64)[rows].mean(1)
+            intervals[name] = interval(values[name], again, seed=seed, over="pairs of clips")
+    diversity = {
+        **lpips_protocol(),
+        "estimator": "mean of each frame, over disjoint random pairs",
+        "pairs": pairs,
+    }
+    protocols = {name: {**diversity, "num_fake": 2 * pairs} for name in values}
+    num_fake = 0
+    if distances is not None:
+        num_fake = setting.num_samples or real.num
+        for x_BCTHW in _samples(model, num_fake, num_frames=size[1], setting=setting):
+            distances.add_fake(x_BCTHW)
+        figures = distances.figures()
+        values, intervals = figures.values | values, figures.intervals | intervals
+        protocols, left_out = figures.protocols | protocols, figures.left_out | left_out
     return {
         "assembly": "gan",
-        "values": {name: value / pairs for name, value in total.items()},
+        "values": values,
+        "intervals": intervals,
+        "protocols": protocols,
+        "size": size,
+        "num_fake": num_fake,
         "baselines": {},
         "codebook": None,
         "left_out": left_out,
@@ -226,132 +322,34 @@ def _evaluate_gan(
                 "and of real clips beside it. It says how much samples differ from each other, not how "
                 "real they look"
             ),
+            "samples": f"{num_fake} for the distances between sets, clamped, not rounded to 8 bits",
         },
     }
+
+
+def _added(batches: Iterable[Tensor], distances: ClipDistances) -> Iterator[Tensor]:
+    for x_BCTHW in batches:
+        distances.add_real(x_BCTHW)
+        yield x_BCTHW
+
+
+def _samples(model: Any, num: int, *, num_frames: int, setting: _Setting) -> Iterator[Tensor]:
+    """Yield `num` samples; which they are depends on the seed alone."""
+    from tqdm import tqdm
+
+    with tqdm(total=num, desc="sampling", unit="clip", disable=not setting.progress, leave=False) as bar:
+        for start in range(0, num, _SAMPLES_AT_ONCE):
+            if setting.stop is not None and setting.stop():
+                raise Stopped
+            some = min(_SAMPLES_AT_ONCE, num - start)
+            seed = setting.seed + start // _SAMPLES_AT_ONCE
+            yield model.sample(some, num_frames=num_frames, seed=seed).float()
+            bar.update(some)
 
 
 def _add(totals: dict[str, float], sums: dict[str, float]) -> None:
     for name, value in sums.items():
         totals[name] = totals.get(name, 0.0) + value
-
-
-class _Pictures:
-    """The picture metrics that these frames allow, as sums over a batch's clips."""
-
-    def __init__(self, metrics: Sequence[str], x_BCTHW: Tensor) -> None:
-        reasons = {"ssim": _ssim_reason(x_BCTHW), "lpips": _lpips_reason(x_BCTHW)}
-        self.left_out = {metric: why for metric in metrics if (why := reasons.get(metric))}
-        self.metrics = [metric for metric in metrics if metric not in self.left_out]
-        self.network = lpips_module.load_lpips().to(x_BCTHW.device) if "lpips" in self.metrics else None
-
-    def sums(self, x_BCTHW: Tensor, y_BCTHW: Tensor) -> dict[str, float]:
-        sums = {}
-        for metric in self.metrics:
-            if metric == "psnr":
-                per_clip = psnr_per_clip(x_BCTHW, y_BCTHW).clamp(max=PSNR_CAP_DB)
-            elif metric == "ssim":
-                per_clip = ssim_per_clip(x_BCTHW, y_BCTHW)
-            else:
-                assert self.network is not None
-                per_clip = _lpips_per_clip(self.network, x_BCTHW, y_BCTHW)
-            sums[_UNITS[metric]] = float(per_clip.double().sum())
-        return sums
-
-
-def _lpips_per_clip(network: lpips_module.LPIPS, x_BCTHW: Tensor, y_BCTHW: Tensor) -> Tensor:
-    x_NCHW, y_NCHW = (rearrange(z, "b c t h w -> (b t) c h w") for z in (x_BCTHW, y_BCTHW))
-    pairs = zip(torch.split(x_NCHW, _FRAMES_AT_ONCE), torch.split(y_NCHW, _FRAMES_AT_ONCE), strict=True)
-    return torch.cat([network(x, y) for x, y in pairs]).double().view(len(x_BCTHW), -1).mean(1)
-
-
-def _ssim_reason(x_BCTHW: Tensor) -> str | None:
-    height, width = x_BCTHW.shape[-2:]
-    small = min(height, width) < SSIM_WINDOW
-    return (
-        f"frames of {height}x{width} are smaller than its {SSIM_WINDOW}x{SSIM_WINDOW} window"
-        if small
-        else None
-    )
-
-
-def _lpips_reason(x_BCTHW: Tensor) -> str | None:
-    channels, (height, width) = x_BCTHW.shape[1], x_BCTHW.shape[-2:]
-    if channels not in (1, 3):
-        return f"it looks at RGB or grey frames; these have {channels} channels"
-    least = lpips_module.MIN_SIZE
-    return (
-        f"frames of {height}x{width} are smaller than {least}x{least}" if min(height, width) < least else None
-    )
-
-
-def _evenly_spaced(length: int, num: int | None) -> list[int]:
-    if length < 1:
-        raise ZooError("the data set holds no clip: nothing to measure. See `zoo data check PATH`")
-    if num is not None and num < 1:
-        raise ZooError(f"{num} clips were asked for; at least 1 is measured")
-    num = length if num is None else min(num, length)
-    return [index * length // num for index in range(num)]
-
-
-class _Chosen(Dataset[Any]):
-    """Some clips of a data set, each marked where the data set gave another one in its place.
-
-    Attributes:
-        skipped: Reason by name of the clips chosen that could not be read.
-    """
-
-    epoch = 0
-
-    def __init__(self, dataset: Dataset[Any], chosen: list[int]) -> None:
-        self.description = str(getattr(dataset, "description", type(dataset).__name__))
-        self.skipped: dict[str, str] = {}
-        self._dataset = dataset
-        self._chosen = chosen
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        asked = self._chosen[key[1]]
-        item = self._dataset[asked]
-        if item["index"] == asked:
-            return {**item, "skipped": []}
-        return {**item, "index": -1, "skipped": item["skipped"][:1]}
-
-    def note_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Take over what was skipped, here or in another process, and tell the data set."""
-        self.skipped.update(skipped)
-        if isinstance(self._dataset, ClipDataset):
-            self._dataset.note_skipped(skipped)
-
-
-def _batches(
-    clips: _Chosen,
-    *,
-    batch_size: int,
-    num_workers: int | None,
-    progress: bool,
-    stop: Callable[[], bool] | None,
-) -> Iterator[Tensor]:
-    """Yield the clips that were asked for, without those given in the place of others."""
-    from tqdm import tqdm
-
-    loader: Iterable[Batch] = make_loader(
-        cast(ClipDataset, clips), batch_size=batch_size, num_workers=num_workers, shuffle=False
-    )
-    num = 0
-    with tqdm(total=len(clips), desc="evaluating", unit="clip", disable=not progress, leave=False) as bar:
-        for batch in loader:
-            if stop is not None and stop():
-                raise Stopped
-            x_BCTHW = batch["x_BCTHW"][batch["index_B"] >= 0]
-            bar.update(len(batch["index_B"]))
-            num += len(x_BCTHW)
-            if len(x_BCTHW):
-                yield x_BCTHW
-    if not num:
-        reason = next(iter(clips.skipped.values()))
-        raise DataError(f"none of the {len(clips)} clips to measure can be read. First: {reason}")
 
 
 def _pairs(batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -377,8 +375,4 @@ def model_name(model: nn.Module) -> str:
 
 def state_sha256(model: nn.Module) -> str:
     """Return a hash of every weight and buffer by name, type, shape and value."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_sha256(model.state_dict())

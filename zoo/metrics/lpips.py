@@ -5,6 +5,7 @@ Shape legend: N images (or frames), C colour channels, H W pixels, D feature cha
 
 from __future__ import annotations
 
+import functools
 from importlib.resources import as_file, files
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import ZooError
+from zoo.files import sha256
 from zoo.precision import full_precision
 
 WEIGHTS = "lpips_alex_fp16.safetensors"
@@ -116,3 +118,10 @@ def load_lpips() -> LPIPS:
     state = {name: stored[names.get(name, name)].float() for name in network.state_dict()}
     network.load_state_dict(state)
     return network
+
+
+@functools.cache
+def weights_sha256() -> str:
+    """Return the hash of the file of the weights."""
+    with as_file(files("zoo") / "assets" / WEIGHTS) as path:
+        return sha256(path)

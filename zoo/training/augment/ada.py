@@ -77,8 +77,7 @@ class AdaptiveAugment(Augment):
         with torch.autocast(x_BCTHW.device.type, enabled=False):
             if self.geometric:
                 drawn = draw_geometry(len(x_BCTHW), p, generator=generator)
-                inverse_B33 = inverse_matrix(drawn, *x_BCTHW.shape[3:]).float()
-                x_BCTHW = warp(x_BCTHW, inverse_B33.to(x_BCTHW.device))
+                x_BCTHW = warp(x_BCTHW, inverse_matrix(drawn, *x_BCTHW.shape[3:]))
             if self.color:
                 drawn = draw_colors(len(x_BCTHW), p, generator=generator)
                 x_BCTHW = apply_colors(x_BCTHW, color_matrix(drawn, grey=x_BCTHW.shape[1] == 1))

@@ -1,0 +1,71 @@
+"""``zoo compare``: figures of several measurements side by side, if they were measured alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.cli.common import ExistingFile, json_option, print_json, print_table
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.metrics.protocol import Row
+
+
+@click.command("compare")
+@click.argument("files", nargs=-1, required=True, type=ExistingFile, metavar="A.json B.json...")
+@click.option("--metrics", metavar="A,B", help="Figures to compare; all when left out.")
+@click.option("--apart", is_flag=True, help="Show figures of different protocols in groups, not refuse them.")
+@json_option
+def compare_command(files: tuple[Path, ...], metrics: str | None, apart: bool, as_json: bool) -> None:
+    """Put what zoo eval --out wrote side by side.
+
+    Figures that were measured in different ways (other clips, frames, frame rate, numbers of clips, resizing,
+    network or seed) are refused, and the fields that differ are named. Leaves with 1 then.
+
+    \b
+    Example:
+      zoo compare before.json after.json
+      zoo compare a.json b.json c.json --metrics fvd,kvd
+      zoo compare a.json b.json --apart --json
+    """
+    from zoo.metrics import compare
+
+    wanted = [word.strip() for word in metrics.split(",") if word.strip()] if metrics is not None else None
+    groups = compare({str(path): _read(path) for path in files}, metrics=wanted, apart=apart)
+    if as_json:
+        print_json(
+            {metric: [[row._asdict() for row in g] for g in found] for metric, found in groups.items()}
+        )
+    else:
+        _print(groups)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ZooError(
+            f"{path} is no JSON file: {error}. Type: zoo eval MODEL --data X --out {path}"
+        ) from None
+
+
+def _print(groups: dict[str, list[list[Row]]]) -> None:
+    from zoo.metrics.protocol import differences
+
+    for metric, found in groups.items():
+        for number, group in enumerate(found):
+            fields = differences(found[0][0].protocol, group[0].protocol)
+            told = ", ".join(f"{name} {two!r}, not {one!r}" for name, (one, two) in fields.items())
+            click.echo(metric if not number else f"{metric}, not comparable with the above: {told}")
+            print_table([(row.document, _told(row)) for row in group])
+
+
+def _told(row: Row) -> str:
+    if row.value is None:
+        return "not finite"
+    figure = f"{row.value:.4g}"
+    return f"{figure}  ({row.interval['low']:.4g} to {row.interval['high']:.4g})" if row.interval else figure
