@@ -42,6 +42,11 @@ def test_the_json_schema_knows_every_field_that_recipes_use(generator: dict[str,
 
     definitions = generator["json_schema"]()["$defs"]
 
+    def names(schema: dict[str, Any]) -> Any:
+        """What `use` has to say for this one of several schemas."""
+        schema = definitions.get(schema.get("$ref", "").rpartition("/")[2], schema)
+        return schema.get("properties", {}).get("use", {}).get("const")
+
     def check(data: Any, schema: dict[str, Any], where: str) -> None:
         if "$ref" in schema:
             return check(data, definitions[schema["$ref"].rsplit("/", 1)[1]], where)
@@ -50,7 +55,8 @@ def test_the_json_schema_knows_every_field_that_recipes_use(generator: dict[str,
             wanted = {str: "string", list: "array"}.get(type(data))
             fitting = [s for s in options if wanted is None or s.get("type") == wanted]
             assert fitting, where
-            return check(data, fitting[-1], where)
+            named = [s for s in fitting if isinstance(data, dict) and names(s) == data.get("use")]
+            return check(data, (named or fitting)[-1], where)
         if isinstance(data, list):
             return [check(item, schema["items"], f"{where}.{n}") for n, item in enumerate(data)]
         if isinstance(data, dict) and "properties" in schema:
