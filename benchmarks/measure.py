@@ -48,17 +48,27 @@ class Timing:
         return statistics.median(self.rounds_ms)
 
 
-def measure(work: Work, *, rounds: int, device: torch.device) -> list[Timing]:
-    """Run every way once to warm up and to measure memory, then in turn for so many rounds; ours first."""
+def measure(
+    work: Work, *, rounds: int, device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> list[Timing]:
+    """Run every way to warm up and to measure memory, then in turn for so many rounds; ours first.
+
+    Args:
+        work: What is done.
+        rounds: How often each way is timed.
+        device: Where it is done.
+        clock: What time is read from, in seconds; `time.process_time` counts that of the processor, which
+            other programs on a busy machine disturb less.
+    """
     runs = {"zoo": work.ours} | work.peers
     extra = {name: extra_mib(run, device) for name, run in runs.items()}
     times_ms: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             _wait(device)
-            times_ms[name].append(1e3 * (time.perf_counter() - start))
+            times_ms[name].append(1e3 * (clock() - start))
     return [Timing(name, times_ms[name], extra[name]) for name in runs]
 
 

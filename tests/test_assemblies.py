@@ -13,6 +13,7 @@ from tiny import TINY
 import zoo
 from zoo.assemblies.padding import crop, latent_size, pad, padded_size
 from zoo.errors import ZooError
+from zoo.outputs import Judged
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
 strides = st.tuples(*[st.sampled_from([1, 2, 4, 8])] * 3)
@@ -99,3 +100,21 @@ def test_image_discriminators_see_the_frame_they_are_given() -> None:
     assert torch.equal(image.logits[0], again.logits[0])
     assert len(gan.judge(x)[0].logits[0]) == 32
     assert len(video.logits[0]) == 2
+
+
+def test_every_frame_is_judged_with_the_label_of_its_clip() -> None:
+    told = []
+
+    class Judge(torch.nn.Module):
+        consumes, conditions, num_classes = "image", ("label",), 3
+
+        def forward(self, x_BCHW: torch.Tensor, *, label_B: torch.Tensor) -> Judged:
+            told.append(label_B)
+            return Judged([x_BCHW.mean((1, 2, 3))], [])
+
+    gan = zoo.build("gan-video-tiny", seed=0)
+    gan.discriminator = torch.nn.ModuleList([Judge()])
+    gan.judge(torch.zeros(2, 3, 4, 8, 8), label_B=torch.tensor([2, 1]))
+    assert told[0].tolist() == [2, 2, 2, 2, 1, 1, 1, 1]
+    with pytest.raises(ZooError, match="judges clips with their labels and was given none"):
+        gan.judge(torch.zeros(2, 3, 4, 8, 8))

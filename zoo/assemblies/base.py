@@ -212,7 +212,7 @@ def _judge(
         if "times" in conditions:
             told["times_BT"] = frames_BT.float()
         return cast(Judged, discriminator(x_BCTHW, **told))
-    if "label" in told:
+    if "label_B" in told:
         told["label_B"] = told["label_B"].repeat_interleave(x_BCTHW.shape[2])
     return cast(Judged, discriminator(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"), **told))
 

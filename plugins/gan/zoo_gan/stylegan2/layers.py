@@ -43,13 +43,30 @@ def bias_act(
         gain: Factor on the result.
         clamp: Largest absolute value, times `gain`; None for any.
     """
+    scale = _gain(activation) * gain
+    fresh = bias_C is not None or scale != 1.0
     if bias_C is not None:
-        x_BC = x_BC + bias_C.to(x_BC.dtype).reshape(-1, *[1] * (x_BC.ndim - 2))
+        bias = (bias_C * scale).to(x_BC.dtype).reshape(-1, *[1] * (x_BC.ndim - 2))
+        x_BC = torch.add(bias, x_BC, alpha=scale)
+    elif fresh:
+        x_BC = x_BC * scale
+    return _activate(x_BC, activation, bound=None if clamp is None else clamp * gain, in_place=fresh)
+
+
+def _gain(activation: str) -> float:
+    return math.sqrt(2) if activation == "lrelu" else 1.0
+
+
+def _activate(x: Tensor, activation: str, *, bound: float | None, in_place: bool = True) -> Tensor:
+    """Apply the activation, whose gain `x` has already, and clamp.
+
+    Leaky ReLU is linear in positive factors, so that what comes before it can be scaled instead: a kernel
+    rather than an image. `in_place` says that `x` may be overwritten.
+    """
     if activation == "lrelu":
-        x_BC = F.leaky_relu(x_BC, 0.2) * (math.sqrt(2) * gain)
-    elif gain != 1.0:
-        x_BC = x_BC * gain
-    return x_BC if clamp is None else x_BC.clamp(-clamp * gain, clamp * gain)
+        x = F.leaky_relu(x, 0.2, inplace=in_place)
+    # As clamp does, with one pass in the backward pass where clamp has four.
+    return x if bound is None else F.hardtanh(x, -bound, bound)
 
 
 def normalize_2nd_moment(x_BD: Tensor) -> Tensor:
@@ -134,9 +151,11 @@ class Conv2dLayer(nn.Module):
 
     def forward(self, x_BIHW: Tensor, *, gain: float = 1.0) -> Tensor:
         """Return x_BOHW, times `gain`."""
-        weight = (self.weight * self.weight_gain).to(x_BIHW.dtype)
-        x = _resampled_conv2d(x_BIHW, weight, self.resample_filter, up=self.up, down=self.down)
-        return bias_act(x, self.bias, activation=self.activation, gain=gain, clamp=self.clamp)
+        scale = _gain(self.activation) * gain
+        weight = (self.weight * (self.weight_gain * scale)).to(x_BIHW.dtype)
+        bias = None if self.bias is None else (self.bias * scale).to(x_BIHW.dtype)
+        x = _resampled_conv2d(x_BIHW, weight, self.resample_filter, up=self.up, down=self.down, bias=bias)
+        return _activate(x, self.activation, bound=None if self.clamp is None else self.clamp * gain)
 
 
 def modulated_conv2d(
@@ -147,6 +166,8 @@ def modulated_conv2d(
     demodulate: bool = True,
     up: int = 1,
     resample_filter: Tensor | None = None,
+    bias_O: Tensor | None = None,
+    gain: float = 1.0,
 ) -> Tensor:
     """Convolve each image by the kernel that its style scales.
 
@@ -161,16 +182,32 @@ def modulated_conv2d(
         demodulate: Whether kernels are brought to length 1.
         up: 1, or 2 to double height and width.
         resample_filter: What `make_filter` returns, for ``up=2``.
+        bias_O: Added at the end.
+        gain: Factor on what the bias is added to.
 
     Returns:
         x_BOHW in the type of the convolution.
     """
+    if weight_OIyx.shape[-1] == 1 and up == 1:
+        scales_BO1 = demodulation(weight_OIyx, styles_BI)[..., None] * gain if demodulate else gain
+        x = _mixed(x_BIHW, at_least_fp32(weight_OIyx)[..., 0, 0] * styles_BI[:, None] * scales_BO1)
+        return x if bias_O is None else x + bias_O.to(x.dtype)[:, None, None]
     x = x_BIHW * styles_BI.to(x_BIHW.dtype)[:, :, None, None]
-    x = _resampled_conv2d(x, weight_OIyx.to(x_BIHW.dtype), resample_filter, up=up)
-    if demodulate:
-        lengths_BO = demodulation(weight_OIyx, styles_BI)
-        x = x * lengths_BO.to(x.dtype)[:, :, None, None]
-    return x
+    weight = weight_OIyx.to(x_BIHW.dtype)
+    if not demodulate:
+        x = _resampled_conv2d(x, weight * gain, resample_filter, up=up)
+        return x if bias_O is None else x + bias_O.to(x.dtype)[:, None, None]
+    x = _resampled_conv2d(x, weight, resample_filter, up=up)
+    scales_BO = (demodulation(weight_OIyx, styles_BI) * gain).to(x.dtype)[:, :, None, None]
+    if bias_O is None:
+        return x * scales_BO
+    return torch.addcmul(bias_O.to(x.dtype)[:, None, None], x, scales_BO)
+
+
+def _mixed(x_BIHW: Tensor, kernel_BOI: Tensor) -> Tensor:
+    """Mix the channels of each image by a kernel of its own."""
+    x_BON = torch.bmm(kernel_BOI.to(x_BIHW.dtype), x_BIHW.flatten(2))
+    return x_BON.view(*x_BON.shape[:2], *x_BIHW.shape[2:])
 
 
 def demodulation(weight_OIyx: Tensor, styles_BI: Tensor) -> Tensor:
@@ -180,11 +217,17 @@ def demodulation(weight_OIyx: Tensor, styles_BI: Tensor) -> Tensor:
         return (at_least_fp32(styles_BI).square() @ energy_OI.T + _EPSILON).rsqrt()
 
 
-def _resampled_conv2d(x: Tensor, weight: Tensor, taps: Tensor | None, *, up: int, down: int = 1) -> Tensor:
-    if up == 2 or down == 2:
+def _resampled_conv2d(
+    x: Tensor, weight: Tensor, taps: Tensor | None, *, up: int, down: int = 1, bias: Tensor | None = None
+) -> Tensor:
+    if up == 2:
         assert taps is not None
-        return (conv2d_up if up == 2 else conv2d_down)(x, weight, taps)
-    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        x = conv2d_up(x, weight, taps)
+        return x if bias is None else x + bias[:, None, None]
+    if down == 2:
+        assert taps is not None
+        return conv2d_down(x, weight, taps, bias)
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 class SynthesisLayer(nn.Module):
@@ -229,13 +272,20 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x_BIHW: Tensor, w_BD: Tensor, *, gain: float = 1.0) -> Tensor:
         """Return x_BOHW, times `gain`."""
+        scale = _gain("lrelu") * gain
         x = modulated_conv2d(
-            x_BIHW, self.weight, self.affine(w_BD), up=self.up, resample_filter=self.resample_filter
+            x_BIHW,
+            self.weight,
+            self.affine(w_BD),
+            up=self.up,
+            resample_filter=self.resample_filter,
+            bias_O=self.bias * scale,
+            gain=scale,
         )
         if self.noise == "pixel":
             pixels = torch.randn_like(x[:, :1]) if self.training else self.noise_const.to(x.dtype)
-            x = x + pixels * self.noise_strength.to(x.dtype)
-        return bias_act(x, self.bias, activation="lrelu", gain=gain, clamp=self.clamp)
+            x = x + pixels * (self.noise_strength * scale).to(x.dtype)
+        return _activate(x, "lrelu", bound=None if self.clamp is None else self.clamp * gain)
 
 
 class ToRGBLayer(nn.Module):
@@ -261,8 +311,8 @@ class ToRGBLayer(nn.Module):
     def forward(self, x_BIHW: Tensor, w_BD: Tensor) -> Tensor:
         """Return x_BCHW."""
         styles_BI = self.affine(w_BD) * self.weight_gain
-        x = modulated_conv2d(x_BIHW, self.weight, styles_BI, demodulate=False)
-        return bias_act(x, self.bias, clamp=self.clamp)
+        x = modulated_conv2d(x_BIHW, self.weight, styles_BI, demodulate=False, bias_O=self.bias)
+        return _activate(x, "linear", bound=self.clamp)
 
 
 class MinibatchStd(nn.Module):

@@ -27,7 +27,7 @@ from zoo_gan.stylegan2.layers import (
     ToRGBLayer,
     normalize_2nd_moment,
 )
-from zoo_gan.stylegan2.resampling import make_filter, upsample_2d
+from zoo_gan.stylegan2.resampling import channels_innermost, make_filter, upsample_2d
 
 
 def channels_by_resolution(
@@ -183,7 +183,7 @@ class SynthesisBlock(nn.Module):
             ws_BLD: A latent for each convolution and one for the colours.
         """
         ws = iter(ws_BLD.unbind(dim=1))
-        x = self.input(x) if self.is_first else self.conv0(x, next(ws))
+        x = channels_innermost(self.input(x)) if self.is_first else self.conv0(x, next(ws))
         x = self.conv1(x, next(ws))
         colours = self.torgb(x, next(ws))
         # The picture sums many small steps, which half precision would lose.
@@ -305,7 +305,9 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return x_BCHW of half the height and width."""
-        x = self.fromrgb(x_BCHW) if self.reads_colours else x_BCHW
+        x = channels_innermost(x_BCHW)
+        if self.reads_colours:
+            x = self.fromrgb(x)
         y = self.skip(x, gain=math.sqrt(0.5))
         x = self.conv1(self.conv0(x), gain=math.sqrt(0.5))
         return y + x

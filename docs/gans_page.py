@@ -1,0 +1,77 @@
+"""The table of docs/gans.md: one row for each GAN recipe, from recipes, parts and what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.building import plan
+from zoo.cli.common import count
+from zoo.discovery import catalogue
+
+MEASURED = Path(__file__).resolve().parent / "gans-measured.json"
+HEAD = (
+    "recipe",
+    "paper",
+    "clip",
+    "generator",
+    "discriminators",
+    "makes alone",
+    "s a step",
+    "FVD measured here",
+)
+MOMENTS = {"clip": "whole clips", "frames": "any run of frames", "continuous": "any moment"}
+
+
+def gan_table(facts_of: Any) -> str:
+    """Return how the numbers were measured, and the table.
+
+    Args:
+        facts_of: `zoo.cli.facts.model_facts`, or the like with a memory.
+    """
+    known = catalogue()
+    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    names = sorted(name for name, source in known.recipes.items() if source.plugin in ours)
+    rows = [_row(facts_of(name), measured) for name in names if facts_of(name)["assembly"] != "autoencoder"]
+    lines = [
+        f"Processor seconds a step by `{measured['command']}` on {measured['processor']}, one thread, "
+        f"{measured['batch']} clips a batch, torch {measured['torch']}.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        "|---|---|---|---:|---:|---|---:|---|",
+        *rows,
+    ]
+    return "\n".join(lines)
+
+
+def _row(facts: dict[str, Any], measured: dict[str, Any]) -> str:
+    checked = plan(facts["name"])
+    with torch.device("meta"):
+        model = checked.make()
+    judges = sum(parameter.numel() for parameter in model.discriminator.parameters())
+    generator = next(part.ports for part in checked.parts if part.field == "generator")
+    clip = facts["clip"]
+    seconds = measured["seconds_a_step"].get(facts["name"])
+    cells = (
+        f"`{facts['name']}`",
+        f"[paper]({facts['paper']})" if facts["paper"] else "",
+        f"{clip['num_frames']}×{clip['height']}×{clip['width']}",
+        count(facts["parameters"]),
+        count(judges),
+        MOMENTS[generator.time],
+        f"{seconds:.2f}" if seconds is not None else "not measured",
+        _fvd(facts["results"]),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _fvd(results: list[dict[str, Any]]) -> str:
+    found = [result for result in results if "fvd" in result["figures"]]
+    if not found:
+        return "no run yet"
+    last = found[-1]
+    return f"{last['figures']['fvd']:.0f}: `{last['command']}`"
