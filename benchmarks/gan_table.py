@@ -5,8 +5,8 @@
 
 A step is one update of the generator and as many of the discriminators as the recipe says, with what the
 recipe adds to them, on random clips of its size and two of them a batch, on one thread. Processor time is
-counted, so that what else runs on the machine matters little; lazy penalties count as often as they are due. A
-recipe whose first two steps take longer than the limit is left out.
+counted, so that what else runs on the machine matters little; lazy penalties count as often as they are due.
+A recipe whose first two steps take longer than the limit is left out.
 """
 
 from __future__ import annotations
