@@ -19,17 +19,36 @@ def check_counts(part: str, /, **options: int) -> None:
             raise ZooError(f"{part}: {name} is {value!r}; give a whole number of 1 or more")
 
 
-def num_halvings(part: str, /, *, image_size: int) -> int:
-    """Return how often a frame of `image_size` pixels is halved until it is 4 wide.
+def check_classes(part: str, num_classes: int) -> None:
+    """Refuse a number of classes that is not a whole number of 0 or more.
 
     Raises:
-        ZooError: `image_size` is not a power of two of at least 16.
+        ZooError: It is not.
+    """
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
+        raise ZooError(f"{part}: num_classes is {num_classes!r}; give a whole number, 0 for none")
+
+
+def check_image_size(part: str, image_size: int) -> None:
+    """Refuse a side of a frame that is not a power of two of at least 16 pixels.
+
+    Raises:
+        ZooError: It is not.
     """
     check_counts(part, image_size=image_size)
     if image_size < 16 or not is_power_of_two(image_size):
         raise ZooError(
             f"{part}: image_size is {image_size}; give a power of two of 16 or more: 16, 32, 64, ..."
         )
+
+
+def num_halvings(part: str, /, *, image_size: int) -> int:
+    """Return how often a frame of `image_size` pixels is halved until it is 4 wide.
+
+    Raises:
+        ZooError: `image_size` is not a power of two of at least 16.
+    """
+    check_image_size(part, image_size)
     return image_size.bit_length() - 3
 
 
@@ -61,3 +80,33 @@ def check_input(x: Tensor, *, part: str, in_channels: int, min_size: tuple[int, 
         raise PortError(
             f"{part} needs {wanted}; it was given {axes} = {shape}, too small in {', '.join(short)}"
         )
+
+
+def check_whole_clip(x: Tensor, *, part: str, in_channels: int, size_THW: tuple[int, int, int]) -> None:
+    """Refuse all but clips x_BCTHW of one length and size, for a discriminator that judges no others.
+
+    Raises:
+        PortError: Wrong number of axes, wrong channels or another length or size.
+    """
+    check_input(x, part=part, in_channels=in_channels, min_size=size_THW, axes="BCTHW")
+    if tuple(x.shape[2:]) != size_THW:
+        raise PortError(
+            f"{part} was built for clips of {size_THW} (frames, height, width) and was given "
+            f"{tuple(x.shape[2:])}; build it with that num_frames, height and width"
+        )
+
+
+def check_timed_frames(x_BCTHW: Tensor, times_BT: Tensor, *, part: str, shape_CTHW: tuple[int, ...]) -> None:
+    """Refuse all but frames of one number and size, and their times.
+
+    Raises:
+        PortError: Frames or times have another shape.
+    """
+    if x_BCTHW.ndim != 5 or tuple(x_BCTHW.shape[1:]) != shape_CTHW:
+        raise PortError(
+            f"{part} judges clips of (B, {', '.join(map(str, shape_CTHW))}), axes BCTHW; it was given "
+            f"{tuple(x_BCTHW.shape)}"
+        )
+    wanted = (x_BCTHW.shape[0], shape_CTHW[1])
+    if tuple(times_BT.shape) != wanted:
+        raise PortError(f"{part} needs times_BT of shape {wanted}; it was given {tuple(times_BT.shape)}")

@@ -9,10 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.checks import is_power_of_two
-from zoo.errors import PortError, ZooError
 from zoo.outputs import Judged
-from zoo_gan.checks import check_counts
+from zoo_gan.checks import check_counts, check_image_size, check_timed_frames
 from zoo_gan.digan.generator import check_clip_frames
 from zoo_gan.stylegan2.networks import DiscriminatorBlock, DiscriminatorEpilogue, channels_by_resolution
 
@@ -104,10 +102,7 @@ class DIGANDiscriminator(nn.Module):
             group_size=group_size,
         )
         check_clip_frames(PART, clip_frames)
-        if image_size < 16 or not is_power_of_two(image_size):
-            raise ZooError(
-                f"{PART}: image_size is {image_size}; give a power of two of 16 or more: 16, 32, ..."
-            )
+        check_image_size(PART, image_size)
         self.in_channels = in_channels
         self.min_size = (2, image_size, image_size)
         self.size_HW = (image_size, image_size)
@@ -158,7 +153,8 @@ class DIGANDiscriminator(nn.Module):
         Raises:
             PortError: Frames or times have another shape.
         """
-        self._check(x_BCTHW, times_BT)
+        shape_CTHW = (self.in_channels, 2, *self.size_HW)
+        check_timed_frames(x_BCTHW, times_BT, part=PART, shape_CTHW=shape_CTHW)
         pair_BCHW = rearrange(x_BCTHW, "B C T H W -> B (T C) H W")
         between_B = times_BT.diff(dim=1).to(pair_BCHW.dtype) / (self.clip_frames - 1)
         plane_B1HW = between_B[:, :, None, None].expand_as(pair_BCHW[:, :1])
@@ -166,16 +162,3 @@ class DIGANDiscriminator(nn.Module):
         frame_N1, still = self.frame(rearrange(x_BCTHW, "B C T H W -> (B T) C H W"))
         frames = [rearrange(x, "(B T) C H W -> B C T H W", T=2) for x in still]
         return Judged([motion_B1, rearrange(frame_N1, "(B T) 1 -> B T", T=2)], moving + frames)
-
-    def _check(self, x_BCTHW: Tensor, times_BT: Tensor) -> None:
-        wanted = (self.in_channels, 2, *self.size_HW)
-        if x_BCTHW.ndim != 5 or tuple(x_BCTHW.shape[1:]) != wanted:
-            raise PortError(
-                f"{PART} judges clips of (B, {', '.join(map(str, wanted))}), axes BCTHW; it was given "
-                f"{tuple(x_BCTHW.shape)}"
-            )
-        if tuple(times_BT.shape) != (x_BCTHW.shape[0], 2):
-            raise PortError(
-                f"{PART} needs times_BT of shape ({x_BCTHW.shape[0]}, 2); it was given "
-                f"{tuple(times_BT.shape)}"
-            )

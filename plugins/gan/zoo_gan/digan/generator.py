@@ -14,6 +14,7 @@ from zoo.errors import PortError, ZooError
 from zoo.precision import full_precision
 from zoo_gan.checks import check_counts
 from zoo_gan.digan.layers import ColourLayer, FactorizedLayer, Grid, MotionCoordinates, enlarge
+from zoo_gan.noise import draw_clips
 from zoo_gan.stylegan2.networks import MappingNetwork, channels_by_resolution
 
 PART = "generator 'digan'"
@@ -242,18 +243,14 @@ class DIGANGenerator(nn.Module):
             ZooError: `num` or `num_frames` is below 1.
         """
         check_counts(PART, num=num, num_frames=num_frames)
-        weight = self.last_layer
-        device = weight.device if device is None else torch.device(device)
-        if device.type == "meta":
-            codes = torch.empty(num, self.noise_dim, dtype=weight.dtype, device=device)
-        else:
-            source = "cpu" if generator is None else generator.device
-            seeds = torch.randint(2**63 - 1, (num,), generator=generator, device=source)
-            drawn = [
-                torch.randn(self.noise_dim, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
-                for seed in seeds.tolist()
-            ]
-            codes = torch.stack(drawn).to(device=device, dtype=weight.dtype)
+        drawn = draw_clips(
+            lambda source: {"codes": torch.randn(self.noise_dim, generator=source, device="cpu")},
+            num,
+            like=self.last_layer,
+            generator=generator,
+            device=device,
+        )
+        codes = drawn["codes"]
         motion = codes[:, None, self.content_dim :].expand(-1, num_frames, -1)
         return {"content": codes[:, : self.content_dim], "motion": motion}
 

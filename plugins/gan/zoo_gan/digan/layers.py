@@ -21,7 +21,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.precision import at_least_fp32, full_precision
-from zoo_gan.stylegan2.layers import FullyConnectedLayer, bias_act
+from zoo_gan.stylegan2.layers import FullyConnectedLayer, bias_act, mix_channels
 
 _FREQUENCY_SCALE = math.sqrt(10)
 _MOTION_SCALE = 0.25
@@ -132,7 +132,7 @@ class FactorizedLayer(nn.Module):
 
     def forward(self, x_BITHW: Tensor, w_BD: Tensor) -> Tensor:
         """Return x_BOTHW after a leaky ReLU."""
-        return bias_act(_mix(self._kernel(w_BD), x_BITHW), self.bias, activation="lrelu")
+        return bias_act(mix_channels(self._kernel(w_BD), x_BITHW), self.bias, activation="lrelu")
 
     def enlarged(self, x_BITHW: Tensor, features_BFTHW: Tensor, w_BD: Tensor, grid: Grid) -> Tensor:
         """Double the size of `x`, put `features` of that size behind its channels, and apply the layer.
@@ -141,7 +141,7 @@ class FactorizedLayer(nn.Module):
         """
         kernel_BOI, width = self._kernel(w_BD), x_BITHW.shape[1]
         from_x, from_features = kernel_BOI[..., :width], kernel_BOI[..., width:]
-        y = enlarge(_mix(from_x, x_BITHW), grid) + _mix(from_features, features_BFTHW)
+        y = enlarge(mix_channels(from_x, x_BITHW), grid) + mix_channels(from_features, features_BFTHW)
         return bias_act(y, self.bias, activation="lrelu")
 
 
@@ -164,9 +164,4 @@ class ColourLayer(nn.Module):
         """Return x_BCTHW without bounds, float32 or wider."""
         scales_BI = self.affine(w_BD) / math.sqrt(self.weight.shape[1])
         kernel_BCI = at_least_fp32(self.weight)[..., 0, 0] * scales_BI[:, None]
-        return bias_act(at_least_fp32(_mix(kernel_BCI, x_BITHW)), self.bias)
-
-
-def _mix(kernel_BOI: Tensor, x_BITHW: Tensor) -> Tensor:
-    y_BON = torch.bmm(kernel_BOI.to(x_BITHW.dtype), x_BITHW.flatten(2))
-    return y_BON.reshape(*y_BON.shape[:2], *x_BITHW.shape[2:])
+        return bias_act(at_least_fp32(mix_channels(kernel_BCI, x_BITHW)), self.bias)

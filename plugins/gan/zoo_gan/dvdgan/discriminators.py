@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
-from zoo.outputs import Judged
-from zoo_gan.checks import check_counts, check_input
+from zoo.outputs import Judged, take_frames
+from zoo_gan.checks import check_classes, check_counts, check_input
 from zoo_gan.dvdgan.layers import Attention, DiscriminatorBlock, start
-from zoo_gan.dvdgan.options import check_choice, check_classes
+from zoo_gan.dvdgan.options import check_choice
 
 _BLOCKS_IN_3D = 2
 _MULTIPLIERS = (2, 4, 8, 16, 16)
@@ -333,9 +333,8 @@ class DualDiscriminator(nn.Module):
             min_size=self.min_size,
             axes="BCTHW",
         )
-        frames_BK = self._frames(len(x), x.shape[2], x.device)
-        index = repeat(frames_BK, "B K -> B C K H W", C=x.shape[1], H=x.shape[3], W=x.shape[4])
-        still, moving = self.spatial(x.gather(2, index), label_B), self.temporal(x, label_B)
+        some = take_frames(x, self._frames(len(x), x.shape[2], x.device))
+        still, moving = self.spatial(some, label_B), self.temporal(x, label_B)
         return Judged(still.logits + moving.logits, still.features + moving.features)
 
     def _frames(self, num: int, num_frames: int, device: torch.device) -> Tensor:

@@ -14,15 +14,16 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
-from zoo_gan.checks import check_counts
+from zoo_gan.checks import check_classes, check_counts
 from zoo_gan.dvdgan.layers import (
     ConvGRU,
     GeneratorBlock,
     SeparableAttention,
     start,
 )
-from zoo_gan.dvdgan.options import check_choice, check_classes
+from zoo_gan.dvdgan.options import check_choice
 from zoo_gan.dvdgan.spectral import original_weight
+from zoo_gan.noise import draw_clips
 
 PART = "generator 'dvdgan'"
 _GRID = 4
@@ -176,25 +177,14 @@ class DVDGANGenerator(nn.Module):
             ZooError: `num` or `num_frames` is below 1.
         """
         check_counts(PART, num=num, num_frames=num_frames)
-        weight = self.last_layer
-        device = weight.device if device is None else torch.device(device)
-        if device.type == "meta":
-            content = torch.empty(num, num_frames, self.noise_dim, dtype=weight.dtype, device=device)
-            noise = {"content": content}
-            if self.num_classes:
-                noise["label"] = torch.empty(num, dtype=torch.int64, device=device)
-            return noise
-        source = "cpu" if generator is None else generator.device
-        contents, labels = [], []
-        for seed in torch.randint(2**63 - 1, (num,), generator=generator, device=source).tolist():
-            clip = torch.Generator("cpu").manual_seed(seed)
-            contents.append(torch.randn(self.noise_dim, generator=clip, device="cpu"))
-            if self.num_classes:
-                labels.append(torch.randint(self.num_classes, (), generator=clip, device="cpu"))
-        content_BZ = torch.stack(contents).to(device=device, dtype=weight.dtype)
-        noise = {"content": repeat(content_BZ, "B Z -> B T Z", T=num_frames)}
+        noise = draw_clips(self._draw_clip, num, like=self.last_layer, generator=generator, device=device)
+        return noise | {"content": repeat(noise["content"], "B Z -> B T Z", T=num_frames)}
+
+    def _draw_clip(self, source: torch.Generator) -> dict[str, Tensor]:
+        """Draw the noise of one clip on the CPU, without its axes of clips and frames."""
+        noise = {"content": torch.randn(self.noise_dim, generator=source, device="cpu")}
         if self.num_classes:
-            noise["label"] = torch.stack(labels).to(device)
+            noise["label"] = torch.randint(self.num_classes, (), generator=source, device="cpu")
         return noise
 
     def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:

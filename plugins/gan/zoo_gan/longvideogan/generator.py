@@ -17,6 +17,7 @@ from zoo.errors import PortError, ZooError
 from zoo_gan.checks import check_counts
 from zoo_gan.longvideogan.layers import Synthesis3dBlock, ToRGB
 from zoo_gan.longvideogan.temporal_noise import BlurredNoise, HalveInTime, before_halving
+from zoo_gan.noise import draw_clips
 from zoo_gan.stylegan2.layers import FullyConnectedLayer, normalize_2nd_moment
 
 PART = "generator 'longvideogan'"
@@ -189,19 +190,17 @@ class LongVideoGANGenerator(nn.Module):
             ZooError: `num` or `num_frames` is below 1.
         """
         check_counts(PART, num=num, num_frames=num_frames)
-        weight = self.last_layer
-        device = weight.device if device is None else torch.device(device)
-        shape = (num, self._before + num_frames + self._after, self.noise_dim)
-        if device.type == "meta":
-            return {"temporal": torch.empty(shape, dtype=weight.dtype, device=device)}
-        source_device = "cpu" if generator is None else generator.device
-        seeds = torch.randint(2**63 - 1, (num,), generator=generator, device=source_device)
-        clips = [self._draw_clip(seed, shape[1]) for seed in seeds.tolist()]
-        return {"temporal": torch.stack(clips).to(device=device, dtype=weight.dtype)}
+        length = self._before + num_frames + self._after
+        return draw_clips(
+            lambda source: {"temporal": self._draw_clip(source, length)},
+            num,
+            like=self.last_layer,
+            generator=generator,
+            device=device,
+        )
 
-    def _draw_clip(self, seed: int, length: int) -> Tensor:
+    def _draw_clip(self, source: torch.Generator, length: int) -> Tensor:
         """Draw noise_LN of one clip on the CPU."""
-        source = torch.Generator("cpu").manual_seed(seed)
         # In pieces of one length, because a longer randn does not start with the numbers of a shorter one.
         pieces = [
             torch.randn(_NOISE_CHUNK, self.noise_dim, generator=source, device="cpu")

@@ -6,6 +6,7 @@ N categories, Z = K + N + M what a frame is drawn from.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from zoo.errors import PortError, ZooError
 from zoo.precision import full_precision
 from zoo_gan.checks import check_counts, num_halvings
+from zoo_gan.noise import draw_clips, normal_rows
 
 PART = "generator 'mocogan'"
 
@@ -126,44 +128,25 @@ class MoCoGANGenerator(nn.Module):
             ZooError: `num` or `num_frames` is below 1.
         """
         check_counts(PART, num=num, num_frames=num_frames)
-        weight = self.last_layer
-        device = weight.device if device is None else torch.device(device)
-        shapes = {
-            "content": (num, self.content_dim),
-            "motion_start": (num, self.motion_dim),
-            "motion": (num, num_frames, self.motion_dim),
-            "category": (num, self.num_categories),
-        }
-        if device.type == "meta":
-            return {
-                name: torch.empty(shape, dtype=weight.dtype, device=device) for name, shape in shapes.items()
-            }
-        seeds = torch.randint(
-            2**63 - 1,
-            (num,),
+        return draw_clips(
+            partial(self._draw_clip, num_frames=num_frames),
+            num,
+            like=self.last_layer,
             generator=generator,
-            device="cpu" if generator is None else generator.device,
+            device=device,
         )
-        clips = [self._draw_clip(seed, num_frames) for seed in seeds.tolist()]
-        return {
-            name: torch.stack([clip[name] for clip in clips]).to(device=device, dtype=weight.dtype)
-            for name in shapes
-        }
 
-    def _draw_clip(self, seed: int, num_frames: int) -> dict[str, Tensor]:
+    def _draw_clip(self, source: torch.Generator, *, num_frames: int) -> dict[str, Tensor]:
         """Draw the noise of one clip on the CPU, without its batch axis."""
-        source = torch.Generator("cpu").manual_seed(seed)
-
-        def normal(length: int) -> Tensor:
-            return torch.randn(length, generator=source, device="cpu")
-
         category = torch.zeros(self.num_categories, device="cpu")
         if self.num_categories:
             category[int(torch.randint(self.num_categories, (1,), generator=source, device="cpu"))] = 1
-        content, motion_start = normal(self.content_dim), normal(self.motion_dim)
-        # Frame by frame, because a longer randn does not start with the numbers of a shorter one.
-        motion = torch.stack([normal(self.motion_dim) for _ in range(num_frames)])
-        return {"content": content, "motion_start": motion_start, "motion": motion, "category": category}
+        return {
+            "content": torch.randn(self.content_dim, generator=source, device="cpu"),
+            "motion_start": torch.randn(self.motion_dim, generator=source, device="cpu"),
+            "motion": normal_rows(num_frames, self.motion_dim, source),
+            "category": category,
+        }
 
     def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
         """Make a clip from each row of noise.

@@ -12,8 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
-from zoo_gan.checks import check_counts, num_halvings
+from zoo_gan.checks import check_counts, check_image_size
 from zoo_gan.mocogan_hd.motion import MotionWalk, principal_directions
+from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.stylegan2.networks import MappingNetwork, SynthesisNetwork
 
 PART = "generator 'mocogan-hd'"
@@ -84,7 +85,7 @@ class MoCoGANHDGenerator(nn.Module):
         train_image_generator: bool = False,
     ) -> None:
         super().__init__()
-        num_halvings(PART, image_size=image_size)
+        check_image_size(PART, image_size)
         check_counts(
             PART,
             out_channels=out_channels,
@@ -196,23 +197,15 @@ class MoCoGANHDGenerator(nn.Module):
             ZooError: `num` or `num_frames` is below 1.
         """
         check_counts(PART, num=num, num_frames=num_frames)
-        weight = self.motion.w
-        device = weight.device if device is None else torch.device(device)
-        if device.type == "meta":
-            rows = torch.empty(num, num_frames, self.noise_dim, dtype=weight.dtype, device=device)
-        else:
-            source = "cpu" if generator is None else generator.device
-            seeds = torch.randint(2**63 - 1, (num,), generator=generator, device=source)
-            rows = torch.stack([self._draw_clip(seed, num_frames) for seed in seeds.tolist()])
-            rows = rows.to(device=device, dtype=weight.dtype)
+        drawn = draw_clips(
+            lambda source: {"rows": normal_rows(num_frames, self.noise_dim, source)},
+            num,
+            like=self.motion.w,
+            generator=generator,
+            device=device,
+        )
+        rows = drawn["rows"]
         return {"content": rows[:, 0].clone(), "motion": rows[:, 1:].clone()}
-
-    def _draw_clip(self, seed: int, num_frames: int) -> Tensor:
-        """Draw one row for the content and each step, on the CPU."""
-        source = torch.Generator("cpu").manual_seed(seed)
-        # Row by row, because a longer randn does not start with the numbers of a shorter one.
-        rows = [torch.randn(self.noise_dim, generator=source, device="cpu") for _ in range(num_frames)]
-        return torch.stack(rows)
 
     def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
         """Make a clip from each row of noise, or some frames of it.

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.errors import PortError, ZooError
+from zoo.errors import PortError
 from zoo.outputs import Judged
-from zoo_gan.checks import check_counts, check_input
+from zoo_gan.checks import check_classes, check_counts, check_input
 from zoo_gan.r3gan.layers import (
     BASIS_SIZE,
     DiscriminativeBasis,
@@ -114,8 +114,7 @@ class R3GANVideoDiscriminator(nn.Module):
             expansion=expansion,
         )
         check_counts(PART, in_channels=in_channels, embedding_dim=embedding_dim)
-        if not isinstance(num_classes, int) or num_classes < 0:
-            raise ZooError(f"{PART}: num_classes is {num_classes!r}; give a whole number, 0 for none")
+        check_classes(PART, num_classes)
         side = BASIS_SIZE << (len(widths) - 1)
         least = 1
         for scale in time_scales:

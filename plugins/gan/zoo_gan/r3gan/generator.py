@@ -6,6 +6,7 @@ numbers of a frame, E numbers of a label, K = Z + M + E what a coarse step is ma
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from zoo.errors import PortError, ZooError
-from zoo_gan.checks import check_counts
+from zoo.errors import PortError
+from zoo_gan.checks import check_classes, check_counts
+from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.r3gan.layers import (
     BASIS_SIZE,
     GenerativeBasis,
@@ -144,8 +146,7 @@ class R3GANVideoGenerator(nn.Module):
             motion_dim=motion_dim,
             embedding_dim=embedding_dim,
         )
-        if not isinstance(num_classes, int) or num_classes < 0:
-            raise ZooError(f"{PART}: num_classes is {num_classes!r}; give a whole number, 0 for none")
+        check_classes(PART, num_classes)
         side = BASIS_SIZE << (len(widths) - 1)
         self.out_channels = out_channels
         self.size_HW = (side, side)
@@ -216,39 +217,20 @@ class R3GANVideoGenerator(nn.Module):
             ZooError: `num` or `num_frames` is below 1.
         """
         check_counts(PART, num=num, num_frames=num_frames)
-        weight = self.last_layer
-        device = weight.device if device is None else torch.device(device)
-        length = self._lead + num_frames + self._tail
-        if device.type == "meta":
-            noise = {
-                "content": torch.empty(num, self.noise_dim, dtype=weight.dtype, device=device),
-                "motion": torch.empty(num, length, self.motion_dim, dtype=weight.dtype, device=device),
-            }
-            if self.num_classes:
-                noise["label"] = torch.empty(num, dtype=torch.int64, device=device)
-            return noise
-        source = "cpu" if generator is None else generator.device
-        seeds = torch.randint(2**63 - 1, (num,), generator=generator, device=source)
-        clips = [self._draw_clip(seed, length) for seed in seeds.tolist()]
-        return {
-            name: torch.stack([clip[name] for clip in clips]).to(
-                device=device, dtype=torch.int64 if name == "label" else weight.dtype
-            )
-            for name in clips[0]
-        }
+        return draw_clips(
+            partial(self._draw_clip, length=self._lead + num_frames + self._tail),
+            num,
+            like=self.last_layer,
+            generator=generator,
+            device=device,
+        )
 
-    def _draw_clip(self, seed: int, length: int) -> dict[str, Tensor]:
+    def _draw_clip(self, source: torch.Generator, *, length: int) -> dict[str, Tensor]:
         """Draw the noise of one clip on the CPU, without its batch axis."""
-        source = torch.Generator("cpu").manual_seed(seed)
-
-        def normal(numbers: int) -> Tensor:
-            return torch.randn(numbers, generator=source, device="cpu")
-
-        noise = {"content": normal(self.noise_dim)}
+        noise = {"content": torch.randn(self.noise_dim, generator=source, device="cpu")}
         if self.num_classes:
             noise["label"] = torch.randint(self.num_classes, (), generator=source, device="cpu")
-        # Frame by frame, because a longer randn does not start with the numbers of a shorter one.
-        noise["motion"] = torch.stack([normal(self.motion_dim) for _ in range(length)])
+        noise["motion"] = normal_rows(length, self.motion_dim, source)
         return noise
 
     def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:

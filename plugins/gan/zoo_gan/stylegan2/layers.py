@@ -190,7 +190,7 @@ def modulated_conv2d(
     """
     if weight_OIyx.shape[-1] == 1 and up == 1:
         scales_BO1 = demodulation(weight_OIyx, styles_BI)[..., None] * gain if demodulate else gain
-        x = _mixed(x_BIHW, at_least_fp32(weight_OIyx)[..., 0, 0] * styles_BI[:, None] * scales_BO1)
+        x = mix_channels(at_least_fp32(weight_OIyx)[..., 0, 0] * styles_BI[:, None] * scales_BO1, x_BIHW)
         return x if bias_O is None else x + bias_O.to(x.dtype)[:, None, None]
     x = x_BIHW * styles_BI.to(x_BIHW.dtype)[:, :, None, None]
     weight = weight_OIyx.to(x_BIHW.dtype)
@@ -204,10 +204,10 @@ def modulated_conv2d(
     return torch.addcmul(bias_O.to(x.dtype)[:, None, None], x, scales_BO)
 
 
-def _mixed(x_BIHW: Tensor, kernel_BOI: Tensor) -> Tensor:
-    """Mix the channels of each image by a kernel of its own."""
-    x_BON = torch.bmm(kernel_BOI.to(x_BIHW.dtype), x_BIHW.flatten(2))
-    return x_BON.view(*x_BON.shape[:2], *x_BIHW.shape[2:])
+def mix_channels(kernel_BOI: Tensor, x_BI: Tensor) -> Tensor:
+    """Mix the channels of each row of a batch by a kernel of its own, at every place of the other axes."""
+    x_BON = torch.bmm(kernel_BOI.to(x_BI.dtype), x_BI.flatten(2))
+    return x_BON.view(*x_BON.shape[:2], *x_BI.shape[2:])
 
 
 def demodulation(weight_OIyx: Tensor, styles_BI: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.errors import PortError, ZooError
+from zoo.errors import ZooError
 from zoo.outputs import Judged
-from zoo_gan.checks import check_counts, check_input
+from zoo_gan.checks import check_counts, check_whole_clip
 
 PART = "discriminator 'stylegan3d'"
 _SLOPE = 0.2
@@ -127,12 +127,7 @@ class StyleGAN3DDiscriminator(nn.Module):
         Raises:
             PortError: `x` is of another shape.
         """
-        check_input(x, part=PART, in_channels=self.in_channels, min_size=self.min_size, axes="BCTHW")
-        if tuple(x.shape[2:]) != self.min_size:
-            raise PortError(
-                f"{PART} was built for clips of {self.min_size} (frames, height, width) and was given "
-                f"{tuple(x.shape[2:])}; build it with that num_frames, height and width"
-            )
+        check_whole_clip(x, part=PART, in_channels=self.in_channels, size_THW=self.min_size)
         x = F.leaky_relu(self.conv_in(x), _SLOPE)
         features = []
         for block in self.blocks:

@@ -17,14 +17,14 @@ from zoo.checks import is_power_of_two
 from zoo.errors import PortError, ZooError
 from zoo.outputs import Judged
 from zoo.precision import full_precision
-from zoo_gan.checks import check_counts
+from zoo_gan.checks import check_classes, check_counts, check_image_size, check_timed_frames
 from zoo_gan.stylegan2.networks import (
     DiscriminatorBlock,
     DiscriminatorEpilogue,
     MappingNetwork,
     channels_by_resolution,
 )
-from zoo_gan.stylegan_v.generator import CLAMP, check_options
+from zoo_gan.stylegan_v.generator import CLAMP
 
 PART = "discriminator 'stylegan-v'"
 
@@ -138,7 +138,8 @@ class StyleGANVDiscriminator(nn.Module):
             mapping_layers=mapping_layers,
             group_size=group_size,
         )
-        check_options(PART, image_size=image_size, num_classes=num_classes)
+        check_image_size(PART, image_size)
+        check_classes(PART, num_classes)
         if not isinstance(num_frames, int) or num_frames < 2:
             raise ZooError(f"{PART}: num_frames is {num_frames!r}; give 2 or more, 3 are published")
         if max_gap < num_frames - 1 or max_frames < 2:
@@ -235,7 +236,10 @@ class StyleGANVDiscriminator(nn.Module):
         Raises:
             PortError: Frames or times have another shape, or labels are missing.
         """
-        self._check(x_BCTHW, times_BT, label_B)
+        shape_CTHW = (self.in_channels, self.num_frames, *self.size_HW)
+        check_timed_frames(x_BCTHW, times_BT, part=PART, shape_CTHW=shape_CTHW)
+        if self.num_classes and label_B is None:
+            raise PortError(f"{PART} was built for {self.num_classes} labels and needs label_B")
         condition = self.time_encoder(times_BT)
         if label_B is not None and self.num_classes:
             label_BC = F.one_hot(label_B, self.num_classes).to(condition.dtype)
@@ -250,18 +254,3 @@ class StyleGANVDiscriminator(nn.Module):
             features.append(rearrange(x, "(B T) C H W -> B C T H W", T=self.num_frames) if single else x)
         logits = self.b4(x, self.mapping(None, condition))
         return Judged([logits], features)
-
-    def _check(self, x_BCTHW: Tensor, times_BT: Tensor, label_B: Tensor | None) -> None:
-        wanted = (self.in_channels, self.num_frames, *self.size_HW)
-        if x_BCTHW.ndim != 5 or tuple(x_BCTHW.shape[1:]) != wanted:
-            raise PortError(
-                f"{PART} judges clips of (B, {', '.join(map(str, wanted))}), axes BCTHW; it was given "
-                f"{tuple(x_BCTHW.shape)}"
-            )
-        if tuple(times_BT.shape) != (x_BCTHW.shape[0], self.num_frames):
-            raise PortError(
-                f"{PART} needs times_BT of shape ({x_BCTHW.shape[0]}, {self.num_frames}); it was given "
-                f"{tuple(times_BT.shape)}"
-            )
-        if self.num_classes and label_B is None:
-            raise PortError(f"{PART} was built for {self.num_classes} labels and needs label_B")

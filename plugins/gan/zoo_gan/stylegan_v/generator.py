@@ -6,14 +6,16 @@ M numbers, D numbers of a style latent, E numbers that embed a moment.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from zoo.checks import is_power_of_two
 from zoo.errors import PortError, ZooError
-from zoo_gan.checks import check_counts
+from zoo_gan.checks import check_classes, check_counts, check_image_size
+from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.stylegan2.networks import MappingNetwork, SynthesisNetwork, channels_by_resolution
 from zoo_gan.stylegan_v.motion import MotionEncoder, TemporalInput
 
@@ -98,7 +100,8 @@ class StyleGANVGenerator(nn.Module):
             num_frequencies=num_frequencies,
             max_period=max_period,
         )
-        check_options(PART, image_size=image_size, num_classes=num_classes)
+        check_image_size(PART, image_size)
+        check_classes(PART, num_classes)
         if max_period < motion_distance:
             raise ZooError(
                 f"{PART}: max_period is {max_period}, below the shortest period, motion_distance = "
@@ -176,40 +179,23 @@ class StyleGANVGenerator(nn.Module):
             ZooError: `num` or `num_frames` is below 1.
         """
         check_counts(PART, num=num, num_frames=num_frames)
-        weight = self.last_layer
-        device = weight.device if device is None else torch.device(device)
-        num_codes = num_frames + self._spare
-        if device.type == "meta":
-            noise = {
-                "content": torch.empty(num, self.content_dim, dtype=weight.dtype, device=device),
-                "motion": torch.empty(num, num_codes, self.motion_dim, dtype=weight.dtype, device=device),
-            }
-            if self.num_classes:
-                noise["label"] = torch.empty(num, dtype=torch.int64, device=device)
-            return noise
-        source = "cpu" if generator is None else generator.device
-        seeds = torch.randint(2**63 - 1, (num,), generator=generator, device=source)
-        clips = [self._draw_clip(seed, num_codes) for seed in seeds.tolist()]
-        noise = {
-            name: torch.stack([clip[name] for clip in clips]).to(device=device, dtype=weight.dtype)
-            for name in ("content", "motion")
-        }
-        if self.num_classes:
-            noise["label"] = torch.stack([clip["label"] for clip in clips]).to(device)
-        return noise
+        return draw_clips(
+            partial(self._draw_clip, num_codes=num_frames + self._spare),
+            num,
+            like=self.last_layer,
+            generator=generator,
+            device=device,
+        )
 
-    def _draw_clip(self, seed: int, num_codes: int) -> dict[str, Tensor]:
+    def _draw_clip(self, source: torch.Generator, *, num_codes: int) -> dict[str, Tensor]:
         """Draw the noise of one clip on the CPU, without its batch axis."""
-        source = torch.Generator("cpu").manual_seed(seed)
-
-        def normal(length: int) -> Tensor:
-            return torch.randn(length, generator=source, device="cpu")
-
+        # Drawn in any case, so that the noise of a network with labels is that of one without.
         label = torch.randint(max(self.num_classes, 1), (), generator=source, device="cpu")
-        content = normal(self.content_dim)
-        # Code by code, because a longer randn does not start with the numbers of a shorter one.
-        motion = torch.stack([normal(self.motion_dim) for _ in range(num_codes)])
-        return {"content": content, "motion": motion, "label": label}
+        noise = {
+            "content": torch.randn(self.content_dim, generator=source, device="cpu"),
+            "motion": normal_rows(num_codes, self.motion_dim, source),
+        }
+        return noise | ({"label": label} if self.num_classes else {})
 
     def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
         """Make moments of the clip that each row of noise stands for.
@@ -270,18 +256,6 @@ class StyleGANVGenerator(nn.Module):
                     "draw_noise(num, num_frames)"
                 )
         return noise["motion"].shape[1] - self._spare
-
-
-def check_options(part: str, /, *, image_size: int, num_classes: int) -> None:
-    """Refuse a size or a number of labels that neither part of this family has.
-
-    Raises:
-        ZooError: `image_size` is not a power of two of at least 16, or `num_classes` is negative.
-    """
-    if image_size < 16 or not is_power_of_two(image_size):
-        raise ZooError(f"{part}: image_size is {image_size}; give a power of two of 16 or more: 16, 32, ...")
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
-        raise ZooError(f"{part}: num_classes is {num_classes!r}; give a whole number, 0 for none")
 
 
 def _check_times(times_BT: Tensor, *, clips: int, num_frames: int) -> None:
