@@ -15,7 +15,6 @@ import fnmatch
 import itertools
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import click
 import torch
 
 import zoo
+from benchmarks.measure import processor
 from zoo.assemblies import Gan
 from zoo.discovery import catalogue
 from zoo.recipe_files import resolve
@@ -40,12 +40,11 @@ STEPS = 5
 def names() -> list[str]:
     """List the GAN recipes that come with the zoo."""
     known = catalogue()
-    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
-    return sorted(
+    return [
         name
-        for name, source in known.recipes.items()
-        if source.plugin in ours and resolve(source, {}, known.recipes).recipe.assembly != "autoencoder"
-    )
+        for name in known.bundled_recipes()
+        if resolve(known.recipes[name], {}, known.recipes).recipe.assembly != "autoencoder"
+    ]
 
 
 def seconds_a_step(name: str, limit_s: float) -> float:
@@ -90,22 +89,13 @@ def main(only: str, limit: float, output: Path, one: str | None) -> None:
         print(name, steps[name], done.stderr.strip().splitlines()[-1:], flush=True)
         document = {
             "command": "python -m benchmarks.gan_table",
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "torch": torch.__version__.partition("+")[0],
             "batch": BATCH,
             "seconds_a_step": steps,
         }
         output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

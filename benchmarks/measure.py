@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +72,14 @@ def measure(
             _wait(device)
             times_ms[name].append(1e3 * (clock() - start))
     return [Timing(name, times_ms[name], extra[name]) for name in runs]
+
+
+def processor() -> str:
+    """Return the processor's name, as far as it has one."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def ratio(ours: Timing, peer: Timing) -> float:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ import torch
 from torch import Tensor
 
 import zoo
+from benchmarks.measure import processor
 from zoo.assemblies import Gan
 from zoo.data import make_loader, open_clips
 from zoo.errors import TrainingError
@@ -271,14 +271,6 @@ def main(
             document[name] = {**facts, "rows": {key: rows[key] for key in ROWS if key in rows}}
             out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(table(document[name]["rows"]))
-
-
-def processor() -> str:
-    """Return the processor's name, as far as it has one."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:

@@ -32,6 +32,7 @@ import click
 import torch
 
 import zoo
+from benchmarks.measure import processor
 from zoo.assemblies import Autoencoder
 from zoo.cli.facts import model_facts
 from zoo.costs import Costs, costs, parts_key
@@ -49,12 +50,11 @@ _MIB = 2**20
 def names() -> list[str]:
     """List the autoencoder recipes that come with the zoo."""
     known = catalogue()
-    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
-    return sorted(
+    return [
         name
-        for name, source in known.recipes.items()
-        if source.plugin in ours and resolve(source, {}, known.recipes).recipe.assembly == "autoencoder"
-    )
+        for name in known.bundled_recipes()
+        if resolve(known.recipes[name], {}, known.recipes).recipe.assembly == "autoencoder"
+    ]
 
 
 def measure_here(name: str, limit_s: float) -> dict[str, float]:
@@ -106,19 +106,12 @@ def entry(found: Costs, mark: str, measured: dict[str, float] | None) -> dict[st
 def machine() -> dict[str, Any]:
     """Return what the numbers were measured on."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": _THREADS,
         "torch": torch.__version__.partition("+")[0],
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _resident_mib(field: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zoo.building import plan
+from zoo.building import build_part
 from zoo.cli.common import count
 from zoo.discovery import catalogue
 
@@ -32,10 +32,8 @@ def gan_table(facts_of: Any) -> str:
     Args:
         facts_of: `zoo.cli.facts.model_facts`, or the like with a memory.
     """
-    known = catalogue()
-    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
-    names = sorted(name for name, source in known.recipes.items() if source.plugin in ours)
+    names = catalogue().bundled_recipes()
     rows = [_row(facts_of(name), measured) for name in names if facts_of(name)["assembly"] != "autoencoder"]
     lines = [
         f"Processor seconds a step by `{measured['command']}` on {measured['processor']}, one thread, "
@@ -49,11 +47,10 @@ def gan_table(facts_of: Any) -> str:
 
 
 def _row(facts: dict[str, Any], measured: dict[str, Any]) -> str:
-    checked = plan(facts["name"])
+    judges = sum(part["parameters"] for part in facts["parts"] if part["field"].startswith("discriminator."))
+    made_of = next(part for part in facts["parts"] if part["field"] == "generator")
     with torch.device("meta"):
-        model = checked.make()
-    judges = sum(parameter.numel() for parameter in model.discriminator.parameters())
-    generator = next(part.ports for part in checked.parts if part.field == "generator")
+        generator = build_part("generator", made_of["use"], **made_of["options"])
     clip = facts["clip"]
     seconds = measured["seconds_a_step"].get(facts["name"])
     cells = (
@@ -62,7 +59,7 @@ def _row(facts: dict[str, Any], measured: dict[str, Any]) -> str:
         f"{clip['num_frames']}×{clip['height']}×{clip['width']}",
         count(facts["parameters"]),
         count(judges),
-        MOMENTS[generator.time],
+        MOMENTS[getattr(generator, "time", "clip")],
         f"{seconds:.2f}" if seconds is not None else "not measured",
         _fvd(facts["results"]),
     )

@@ -308,10 +308,7 @@ def model_table() -> str:
         "| model | family | clip | parameters | compression | measured | paper |",
         "|---|---|---|---|---|---|---|",
     ]
-    known = catalogue()
-    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
-    names = (name for name, source in known.recipes.items() if source.plugin in ours)
-    for name in sorted(name for name in names if name.endswith("-tiny")):
+    for name in (name for name in catalogue().bundled_recipes() if name.endswith("-tiny")):
         facts = facts_of(name)
         clip = facts["clip"]
         size = f"{clip['num_frames']}×{clip['height']}×{clip['width']}"

@@ -51,11 +51,10 @@ def tokenizer_tables(facts_of: Any) -> str:
         facts_of: `zoo.cli.facts.model_facts`, or the like with a memory.
     """
     known = catalogue()
-    ours = {"zoo", *(plugin.name for plugin in known.plugins if plugin.ours)}
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     families: dict[str, list[str]] = defaultdict(list)
     rows: dict[str, str] = {}
-    for name in sorted(name for name, source in known.recipes.items() if source.plugin in ours):
+    for name in known.bundled_recipes():
         facts = facts_of(name)
         if facts["assembly"] != "autoencoder":
             continue

@@ -103,6 +103,11 @@ class Catalogue:
         hint = f" There is a part of that name of kind {', '.join(elsewhere)}." if elsewhere else ""
         raise UnknownNameError(self._not_found(kind, name, known) + hint)
 
+    def bundled_recipes(self) -> list[str]:
+        """Return the names of the recipes that come with the zoo, sorted."""
+        ours = {"zoo", *(plugin.name for plugin in self.plugins if plugin.ours)}
+        return sorted(name for name, source in self.recipes.items() if source.plugin in ours)
+
     def source(self, name: str) -> RecipeSource:
         """Look a recipe up by name.
 

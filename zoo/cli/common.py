@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Iterable):
         return [_plain(item) for item in value]
     return str(value)
+
+
+def words(listed: str | None) -> list[str] | None:
+    """Split what an option lists, such as ``a,b``; None where it was left out."""
+    return None if listed is None else [word.strip() for word in listed.split(",") if word.strip()]
+
+
+def with_interval(value: float, interval: Mapping[str, Any] | None) -> str:
+    """Write a figure with the interval behind it, where it has one."""
+    told = f"{value:.4g}"
+    return f"{told}  ({interval['low']:.4g} to {interval['high']:.4g})" if interval else told
 
 
 def print_table(rows: Sequence[Sequence[str]], *, indent: int = 2) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.common import ExistingFile, json_option, print_json, print_table
+from zoo.cli.common import ExistingFile, json_option, print_json, print_table, with_interval, words
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def compare_command(files: tuple[Path, ...], metrics: str | None, apart: bool, a
     """
     from zoo.metrics import compare
 
-    wanted = [word.strip() for word in metrics.split(",") if word.strip()] if metrics is not None else None
+    wanted = words(metrics)
     groups = compare({str(path): _read(path) for path in files}, metrics=wanted, apart=apart)
     if as_json:
         print_json(
@@ -67,5 +67,4 @@ def _print(groups: dict[str, list[list[Row]]]) -> None:
 def _told(row: Row) -> str:
     if row.value is None:
         return "not finite"
-    figure = f"{row.value:.4g}"
-    return f"{figure}  ({row.interval['low']:.4g} to {row.interval['high']:.4g})" if row.interval else figure
+    return with_interval(row.value, row.interval)

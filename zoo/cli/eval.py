@@ -15,6 +15,8 @@ from zoo.cli.common import (
     json_option,
     print_json,
     print_table,
+    with_interval,
+    words,
     write_json,
 )
 
@@ -85,7 +87,7 @@ def eval_command(
         check_output(out, force=force)
     if (frame_backbone is None) != (frame_weights is None):
         raise click.UsageError("--frame-backbone and --frame-weights belong together: give both or neither.")
-    wanted = [word.strip() for word in metrics.split(",") if word.strip()] if metrics is not None else None
+    wanted = words(metrics)
     if wanted is not None and (frame_backbone is not None) != ("frame_distance" in wanted):
         raise click.UsageError(
             "frame_distance in --metrics, --frame-backbone and --frame-weights belong together: "
@@ -161,5 +163,4 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _figure(value: Any, interval: dict[str, Any] | None) -> str:
-    told = f"{value:.4g}" if isinstance(value, float) else f"{value}"
-    return f"{told}  ({interval['low']:.4g} to {interval['high']:.4g})" if interval else told
+    return with_interval(value, interval) if isinstance(value, float) else f"{value}"

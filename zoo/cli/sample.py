@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,22 +18,23 @@ if TYPE_CHECKING:
     from zoo.assemblies import Gan
 
 
-def _grid(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not ROWSxCOLUMNS; write for example 4x4")
-    return int(match[1]), int(match[2])
+def _two_numbers(meaning: str, example: str, digits: int) -> Callable[..., tuple[int, int] | None]:
+    """Make the callback of an option such as 4x4: two numbers from 1, of so many digits at most."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+        if value is None:
+            return None
+        number = rf"([1-9]\d{{0,{digits - 1}}})"
+        match = re.fullmatch(f"{number}x{number}", value)
+        if match is None:
+            raise click.BadParameter(f"{value!r} is not {meaning}; write for example {example}")
+        return int(match[1]), int(match[2])
+
+    return read
 
 
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH; write for example 128x128")
-    return int(match[1]), int(match[2])
+_grid = _two_numbers("ROWSxCOLUMNS", "4x4", 3)
+_size = _two_numbers("HEIGHTxWIDTH", "128x128", 4)
 
 
 @click.command("sample")

@@ -13,13 +13,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zoo.converting.public_state import PublicState
-from zoo.errors import WeightsError, ZooError
+from zoo.errors import WeightsError
 from zoo_gan.digan.discriminator import DIGANDiscriminator
 from zoo_gan.digan.generator import DIGANGenerator
+from zoo_gan.public_weights import averaged_prefix, built_on_meta
 
 _GENERATOR = "synthesis.b4.input.input.coord_fuser.xyaffine.weight"
 _DISCRIMINATOR = "videoD.b4.out.weight"
@@ -52,7 +52,7 @@ def map_digan_state_dict(
         state,
         family="DIGAN generator",
         needed=needed | {"synthesis.b4.conv1.affine.weight": 2, "synthesis.b4.conv1.weight": 4},
-        prefix=_averaged(state) if prefix is None else prefix,
+        prefix=averaged_prefix(state, _GENERATOR) if prefix is None else prefix,
     )
     mapped, rest = _generator(generator)
     unused &= set(rest)
@@ -63,13 +63,6 @@ def map_digan_state_dict(
         unused &= set(rest)
         result |= {f"discriminator.0.{name}": tensor for name, tensor in mapped.items()}
     return result, sorted(unused)
-
-
-def _averaged(state: Mapping[str, Any]) -> str | None:
-    """The prefix of the generator with averaged weights, if there is exactly one."""
-    pattern = rf"G_ema\.(.*\.)?{re.escape(_GENERATOR)}$"
-    found = [name.removesuffix(_GENERATOR) for name in state if re.search(pattern, name)]
-    return found[0] if len(found) == 1 else None
 
 
 def _widths(public: PublicState, family: str, pattern: str) -> dict[int, int]:
@@ -136,10 +129,7 @@ def _taken(
     public: PublicState, part: type[DIGANGenerator] | type[DIGANDiscriminator], options: Any, public_name: Any
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors by our names, complete and of the right shapes, and the names of all others."""
-    try:
-        with torch.device("meta"):
-            shapes = {name: value.shape for name, value in part(**options).state_dict().items()}
-    except ZooError as error:
-        raise WeightsError(f"these DIGAN weights are of no size that can be built: {error}") from None
+    model = built_on_meta(lambda: part(**options), "DIGAN")
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
     known, unused = public.take({public_name(name): shape for name, shape in shapes.items()})
     return {name: known[public_name(name)] for name in shapes}, unused

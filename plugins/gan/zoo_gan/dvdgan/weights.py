@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from zoo.converting.public_state import PublicState
-from zoo.errors import WeightsError, ZooError
+from zoo.errors import WeightsError
 from zoo_gan.dvdgan.discriminators import SpatialDiscriminator, TemporalDiscriminator
 from zoo_gan.dvdgan.generator import DVDGANGenerator
+from zoo_gan.public_weights import built_on_meta
 
 _SPECTRAL = {
     ".parametrizations.weight.original": ".module.weight_bar",
@@ -87,11 +88,7 @@ def map_dvdgan_generator(
         "attention": "none",
         "spectral_norm": "blocks",
     }
-    try:
-        with torch.device("meta"):
-            ours = DVDGANGenerator(**options).state_dict()
-    except ZooError as error:
-        raise WeightsError(f"these DVD-GAN weights are of no size that can be built: {error}") from None
+    ours = built_on_meta(lambda: DVDGANGenerator(**options), "DVD-GAN").state_dict()
     names = {name: _generator_name(name) for name in ours}
     known, unused = public.take({names[name]: value.shape for name, value in ours.items()})
     return options, {name: known[names[name]] for name in ours}, unused

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.converting.public_state import PublicState
-from zoo.errors import WeightsError, ZooError
+from zoo.errors import WeightsError
 from zoo_gan.longvideogan.discriminator import LongVideoGANDiscriminator
 from zoo_gan.longvideogan.generator import LongVideoGANGenerator
+from zoo_gan.public_weights import built_on_meta
 
 _GENERATOR = "w_to_temp_input.weight"
 _DISCRIMINATOR = "epilogue.conv1d_0.weight"
@@ -116,8 +117,5 @@ def _discriminator(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[st
 
 def _shapes(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
     """Sizes of the state dict of a part, built on the meta device."""
-    try:
-        with torch.device("meta"):
-            return {name: value.shape for name, value in build().state_dict().items()}
-    except ZooError as error:
-        raise WeightsError(f"these LongVideoGAN weights are of no size that can be built: {error}") from None
+    model = built_on_meta(build, "LongVideoGAN")
+    return {name: value.shape for name, value in model.state_dict().items()}

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.converting.public_state import PublicState
-from zoo.errors import WeightsError, ZooError
+from zoo.errors import WeightsError
+from zoo_gan.public_weights import averaged_prefix, built_on_meta
 from zoo_gan.r3gan.discriminator import R3GANVideoDiscriminator
 from zoo_gan.r3gan.generator import R3GANVideoGenerator
 from zoo_gan.r3gan.layers import SPACE_TAPS
@@ -66,7 +67,7 @@ def map_r3gan_state_dict(
             "MainLayers.0.Layers.0.Basis": 3,
             "MainLayers.0.Layers.0.LinearLayer.weight": 2,
         },
-        prefix=_averaged(state) if prefix is None else prefix,
+        prefix=averaged_prefix(state, _GENERATOR) if prefix is None else prefix,
     )
     mapped, rest = _generator(generator, motion_dim)
     unused &= set(rest)
@@ -77,14 +78,6 @@ def map_r3gan_state_dict(
         unused &= set(rest)
         result |= {f"discriminator.0.{name}": tensor for name, tensor in mapped.items()}
     return result, sorted(unused)
-
-
-def _averaged(state: Mapping[str, Any]) -> str | None:
-    """The prefix of the generator with averaged weights, if there is exactly one."""
-    found = [
-        name.removesuffix(_GENERATOR) for name in state if re.search(rf"G_ema\.(.*\.)?{_GENERATOR}$", name)
-    ]
-    return found[0] if len(found) == 1 else None
 
 
 def _generator(public: PublicState, motion_dim: int) -> tuple[dict[str, Tensor], list[str]]:
@@ -98,7 +91,7 @@ def _generator(public: PublicState, motion_dim: int) -> tuple[dict[str, Tensor],
     }
     if embed is not None:
         options |= {"num_classes": embed.shape[1], "embedding_dim": len(embed)}
-    model = _built(R3GANVideoGenerator, options)
+    model = built_on_meta(lambda: R3GANVideoGenerator(**options), "R3GAN")
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     linear = "stages.0.basis.linear.weight"
     wanted[linear] = torch.Size((wanted[linear][0], code_dim))
@@ -113,7 +106,7 @@ def _discriminator(public: PublicState) -> tuple[dict[str, Tensor], list[str]]:
     options = _stages(public, first_block=0) | {"in_channels": public.tensors[_DISCRIMINATOR].shape[1]}
     if embed is not None:
         options |= {"num_classes": embed.shape[1], "embedding_dim": len(embed)}
-    model = _built(R3GANVideoDiscriminator, options)
+    model = built_on_meta(lambda: R3GANVideoDiscriminator(**options), "R3GAN")
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     return _taken(public, wanted, options["num_blocks"], is_generator=False)
 
@@ -141,14 +134,6 @@ def _stages(public: PublicState, *, first_block: int) -> dict[str, Any]:
         "expansion": expansions.pop(),
         "time_scales": [1] * (len(widths) - 1),  # shows in no weight
     }
-
-
-def _built(cls: type[nn.Module], options: dict[str, Any]) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return cls(**options)
-    except ZooError as error:
-        raise WeightsError(f"these R3GAN weights are of no size that can be built: {error}") from None
 
 
 def _taken(
