@@ -30,7 +30,8 @@ from benchmarks.measure import processor
 from zoo.assemblies import Gan
 from zoo.discovery import catalogue
 from zoo.recipe_files import resolve
-from zoo.training.loop import Labelled, start, training_step
+from zoo.training.loop import training_step
+from zoo.training.run import Labelled, start
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "gans-measured.json"
 BATCH = 2

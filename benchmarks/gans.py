@@ -41,7 +41,8 @@ from torch import Tensor, nn
 import zoo
 from benchmarks.measure import Work, measure, ratio, table
 from benchmarks.tokenizers import randomize, stand_in
-from zoo.training.loop import Labelled, start, training_step
+from zoo.training.loop import training_step
+from zoo.training.run import Labelled, start
 
 TOLERANCE = 1e-5
 LAZY = 16

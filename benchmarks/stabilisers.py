@@ -39,7 +39,8 @@ from zoo.data import make_loader, open_clips
 from zoo.errors import TrainingError
 from zoo.metrics.frechet import frechet_of_features
 from zoo.metrics.i3d import load_i3d
-from zoo.training.loop import Labelled, start, training_step
+from zoo.training.loop import training_step
+from zoo.training.run import Labelled, start
 
 NUM_MODES = 8
 SIZE = 16

@@ -22,7 +22,8 @@ from zoo.parts import KINDS, Kind, Part
 from zoo.ports import Ports
 from zoo.recipes import Recipe
 from zoo.testing.subject import Subject
-from zoo.training.loop import Labelled, start, training_step
+from zoo.training.loop import training_step
+from zoo.training.run import Labelled, start
 from zoo.weights import load, save
 
 Combination = tuple[Part, ...]

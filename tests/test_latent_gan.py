@@ -12,7 +12,8 @@ from torch import Tensor
 import zoo
 from zoo.assemblies import Autoencoder, LatentGan
 from zoo.errors import PortError, WeightsError, ZooError
-from zoo.training.loop import Labelled, start, training_step
+from zoo.training.loop import training_step
+from zoo.training.run import Labelled, start
 
 TOKENIZER = "vqvae-video-tiny"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import DataError
-from zoo.training.loop import Labelled
+from zoo.training.run import Labelled
 
 if TYPE_CHECKING:
     from zoo.data import ClipDataset, ClipStream

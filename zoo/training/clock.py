@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from zoo.training.loop import Labelled
+from zoo.training.run import Labelled
 
 
 class Clock:

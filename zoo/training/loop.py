@@ -12,7 +12,6 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,79 +22,12 @@ from zoo.assemblies import Autoencoder, Gan
 from zoo.errors import TrainingError
 from zoo.outputs import Judged
 from zoo.training import objectives
-from zoo.training.augment import Augment, make_augment
-from zoo.training.ema import MovingAverage
-from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
-from zoo.training.regularizers import (
-    LecamMeans,
-    PathLengthMean,
-    between,
-    due,
-    gradient_penalty_r1,
-    gradient_penalty_wgan,
-)
-from zoo.training.rng import step_generator
+from zoo.training.augment import Augment
+from zoo.training.regularizers import between, due, gradient_penalty_r1, gradient_penalty_wgan
+from zoo.training.run import Labelled, Numbers, Run
 
 if TYPE_CHECKING:
-    from zoo.assemblies import Assembly
     from zoo.outputs import Quantized, Selection
-    from zoo.recipes import Adversarial, Optimizer, Train
-
-Numbers = dict[str, Tensor]
-"""Detached scalars of a step, by name."""
-
-
-class Player:
-    """One side of the game: its parameters, their optimiser and its schedule."""
-
-    def __init__(self, name: str, parameters: list[nn.Parameter], config: Optimizer, train: Train) -> None:
-        self.name = name
-        self.parameters = parameters
-        self.optimizer = make_optimizer(config, parameters)
-        self.schedule: Scheduler = make_schedule(
-            train.schedule, self.optimizer, peak_lr=config.lr, steps=train.steps
-        )
-        self.max_norm = train.clip_grad_norm or float("inf")
-
-    def update(self, loss: Tensor, *, step: int, numbers: Numbers) -> Tensor:
-        """Take one optimiser step down the gradient of `loss`, and return the gradient's norm.
-
-        Raises:
-            TrainingError: Loss or gradient is not finite; this side's weights are as they were.
-        """
-        if not bool(torch.isfinite(loss)):
-            raise _not_finite(f"the {self.name}'s loss is {float(loss.detach())}", step, numbers)
-        self.schedule.step_update(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
-        if not bool(torch.isfinite(norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise _not_finite(f"the norm of the {self.name}'s gradient is {float(norm)}", step, numbers)
-        self.optimizer.step()
-        return norm.detach()
-
-    @property
-    def lr(self) -> float:
-        """Rate of the last update."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-
-class Labelled(NamedTuple):
-    """A batch to train on.
-
-    Attributes:
-        x_BCTHW: Clips in [-1, 1].
-        label_B: int64 label of each clip, -1 where it has none; None when the data has no labels.
-    """
-
-    x_BCTHW: Tensor
-    label_B: Tensor | None = None
-
-    def to(self, device: torch.device) -> Labelled:
-        """Return the batch on a device, in float32."""
-        label_B = None if self.label_B is None else self.label_B.to(device)
-        return Labelled(self.x_BCTHW.to(device, torch.float32), label_B)
 
 
 class Made(NamedTuple):
@@ -120,93 +52,6 @@ class Made(NamedTuple):
     def detach(self) -> Made:
         """Return it without gradient."""
         return Made(self.x_BCTHW.detach(), self.seen_x_BCTHW.detach(), self.selection)
-
-
-@dataclasses.dataclass
-class Run:
-    """The state of a run: everything that a step reads or changes.
-
-    Attributes:
-        model: The model with its discriminators, in training mode.
-        train: The recipe's training section.
-        device: Where it is trained.
-        player: The model's side.
-        opponent: The discriminators' side, when there are any.
-        average: Moving average of the weights, when the recipe asks for one.
-        lpips: Frozen distance network, when the objective has a perceptual term.
-        keepers: What else keeps state from step to step: "augment", "lecam" and "path_length", those that
-            the objective has.
-        step: Steps taken.
-        batches: Batches taken from the data.
-    """
-
-    model: Assembly
-    train: Train
-    device: torch.device
-    player: Player
-    opponent: Player | None
-    average: MovingAverage | None
-    lpips: nn.Module | None
-    keepers: nn.ModuleDict
-    step: int = 0
-    batches: int = 0
-
-    @property
-    def adversarial(self) -> Adversarial | None:
-        """The adversarial term, once it has started to count."""
-        term = self.train.objective.adversarial
-        return term if term is not None and self.step >= term.start_step else None
-
-    def augmented(self, x_BCTHW: Tensor, stream: str, turn: int = 0) -> Tensor:
-        """Change clips as the discriminators see them; all frames of a clip alike."""
-        if "augment" not in self.keepers:
-            return x_BCTHW
-        changed: Tensor = self.keepers["augment"](
-            x_BCTHW, generator=self.generator(f"augment {stream}", turn)
-        )
-        return changed
-
-    def generator(self, stream: str, turn: int = 0) -> torch.Generator:
-        """Random numbers of this step."""
-        return step_generator(self.train.seed, stream, self.step, turn=turn)
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """bfloat16 where the device computes in it; losses are taken outside."""
-        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-def start(model: Assembly, device: torch.device) -> Run:
-    """Make ready to train a model: optimisers, schedules, moving average, perceptual network."""
-    train = model.recipe.train
-    model.to(device).train()
-    opponent = None
-    if train.objective.adversarial is not None:
-        config = train.discriminator_optimizer or train.optimizer
-        opponent = Player("discriminator", list(model.discriminator.parameters()), config, train)
-    keepers = nn.ModuleDict()
-    if (adversarial := train.objective.adversarial) is not None:
-        if adversarial.augment is not None:
-            keepers["augment"] = make_augment(adversarial.augment)
-        if adversarial.lecam is not None:
-            keepers["lecam"] = LecamMeans(len(model.discriminator), decay=adversarial.lecam.decay)
-        if adversarial.path_length is not None:
-            keepers["path_length"] = PathLengthMean(decay=adversarial.path_length.decay)
-    lpips = None
-    if train.objective.perceptual is not None:
-        from zoo.metrics.lpips import load_lpips
-
-        lpips = load_lpips().to(device)
-    return Run(
-        model=model,
-        train=train,
-        device=device,
-        player=Player("model", list(model.player_parameters()), train.optimizer, train),
-        opponent=opponent,
-        average=MovingAverage(model, train.ema) if train.ema is not None else None,
-        lpips=lpips,
-        keepers=keepers.to(device),
-    )
 
 
 def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
@@ -465,11 +310,3 @@ def _fixed(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in changed:
             parameter.requires_grad_(True)
-
-
-def _not_finite(what: str, step: int, numbers: Numbers) -> TrainingError:
-    terms = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
-    return TrainingError(
-        f"step {step + 1}: {what} ({terms}); stopped, and nothing of this step is saved: the last checkpoint "
-        "is whole. Try a lower rate (train.optimizer.lr) or train.clip_grad_norm"
-    )

@@ -23,9 +23,10 @@ from zoo.training.checkpoint import save_checkpoint
 from zoo.training.clock import Clock
 from zoo.training.health import Health
 from zoo.training.interrupts import Interrupts
-from zoo.training.loop import Labelled, Numbers, Run, training_step
+from zoo.training.loop import training_step
 from zoo.training.records import Journal, Window, card, write_facts
 from zoo.training.rng import isolated_rng
+from zoo.training.run import Labelled, Numbers, Run
 from zoo.training.snapshot import take_snapshot
 
 EVAL_CLIPS = 64

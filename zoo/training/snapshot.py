@@ -12,9 +12,9 @@ from zoo.errors import TrainingError
 from zoo.recipes import Recipe
 from zoo.training.checkpoint import Snapshot, pack, unpack
 from zoo.training.ema import own_tensors
-from zoo.training.loop import Run
 from zoo.training.records import flat
 from zoo.training.rng import restore_rng_state, rng_state
+from zoo.training.run import Run
 
 MAY_DIFFER = (
     "summary",

@@ -24,7 +24,6 @@ from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
 from zoo.training.clips import Clips, open_data
 from zoo.training.health import make_health
 from zoo.training.interrupts import Interrupts
-from zoo.training.loop import start
 from zoo.training.objectives import check_objective
 from zoo.training.records import (
     Journal,
@@ -36,6 +35,7 @@ from zoo.training.records import (
     versions,
 )
 from zoo.training.rng import isolated_rng
+from zoo.training.run import start
 from zoo.training.session import Session
 from zoo.training.snapshot import refuse_other_recipe, restore
 
