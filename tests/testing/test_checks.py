@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from broken_parts import BROKEN, GOOD
 
 import zoo.testing.state
+from zoo.discovery import catalogue
 from zoo.parts import KINDS, Part
 from zoo.testing import EXPECTED, CheckSkipped, check_part, checks_for, run_check
+from zoo.testing.discriminator import check_double_backward_under_autocast
 from zoo.testing.results import Check
+from zoo.testing.subject import Subject
 
 
 @pytest.mark.parametrize("part", GOOD, ids=lambda part: part.spec.target)
@@ -58,3 +62,12 @@ def test_a_check_that_always_skips_fails() -> None:
     assert result.status == "failed"
     assert "not today" in result.reason
     assert run_check(Check("lazy", "Nothing", skip, may_skip=True), GOOD[0]).status == "skipped"
+
+
+def test_the_penalty_under_autocast_is_told_by_the_part_alone() -> None:
+    """oneDNN leaves garbage in bf16 weight gradients of strided 3D convolutions where memory held some."""
+    subject = Subject(catalogue().find("discriminator", "mocogan-hd-video"))
+    for _ in range(30):
+        held = [torch.full((size,), torch.nan) for size in range(500, 60_000, 700)]
+        del held
+        check_double_backward_under_autocast(subject)

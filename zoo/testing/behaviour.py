@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
 from zoo.testing.results import checks, fail
-from zoo.testing.subject import Inputs, Subject, difference, require_equal, require_finite, seeded
+from zoo.testing.subject import (
+    Inputs,
+    Subject,
+    difference,
+    require_equal,
+    require_finite,
+    seeded,
+    without_onednn,
+)
 
 BATCH_TOLERANCE = 1e-4
 
@@ -224,7 +229,7 @@ def check_autocast_finite(subject: Subject) -> None:
             objective = subject.objective(outputs)
         tensors = dict(outputs)
         if objective.requires_grad:
-            with _without_onednn():
+            with without_onednn():
                 objective.backward()  # type: ignore[no-untyped-call]
             tensors |= {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
         require_finite(
@@ -232,19 +237,6 @@ def check_autocast_finite(subject: Subject) -> None:
             promised="bf16 autocast gives finite outputs and gradients",
             todo="compute what is delicate in fp32: with torch.autocast(device_type, enabled=False)",
         )
-
-
-@contextmanager
-def _without_onednn() -> Iterator[None]:
-    """Take torch's own CPU kernels inside the block.
-
-    oneDNN's bf16 weight gradient of a strided Conv3d can be garbage that changes from call to call (torch
-    2.13 on a CPU: the same tensors gave 1e33, 1e35 or NaN where fp32 gives 46), whatever the part does.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*TF32 acceleration", category=UserWarning)
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
 
 
 CHECKS = checks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from zoo.outputs import Judged
 from zoo.testing.encoder import require_input_gradient
 from zoo.testing.results import CheckSkipped, checks, fail
-from zoo.testing.subject import Subject, require_equal, require_finite, seeded
+from zoo.testing.subject import Subject, require_equal, require_finite, seeded, without_onednn
 
 
 def check_logits_and_features_are_lists(subject: Subject) -> None:
@@ -89,8 +90,9 @@ def _penalise(subject: Subject, *, autocast: bool) -> None:
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             outputs = subject.outputs(module, inputs)
-        (gradient,) = torch.autograd.grad(subject.objective(outputs), x, create_graph=True)
-        gradient.square().sum().backward()  # type: ignore[no-untyped-call]
+        with without_onednn() if autocast else contextlib.nullcontext():
+            (gradient,) = torch.autograd.grad(subject.objective(outputs), x, create_graph=True)
+            gradient.square().sum().backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise fail(promised, f"{type(error).__name__}: {error}", todo) from error
     seconds = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}

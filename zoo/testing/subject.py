@@ -7,6 +7,7 @@ grid, q codebooks.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -207,6 +208,19 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Take torch's own CPU kernels inside the block.
+
+    oneDNN's bf16 weight gradient of a strided Conv3d can be garbage that changes from call to call (torch
+    2.13 on a CPU: the same tensors gave 1e33, 1e35 or NaN where fp32 gives 46), whatever the part does.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*TF32 acceleration", category=UserWarning)
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
 def difference(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference, relative to the largest magnitude where that is above 1."""
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -247,4 +261,5 @@ __all__ = [
     "require_equal",
     "require_finite",
     "seeded",
+    "without_onednn",
 ]
