@@ -44,7 +44,13 @@ from benchmarks.tokenizers import randomize, stand_in
 from zoo.training.loop import training_step
 from zoo.training.run import Labelled, start
 
-TOLERANCE = 1e-5
+TOLERANCES = {"frames": 1e-5, "scores": 1e-5, "slopes": 1e-3}
+"""Largest relative differences, in float32.
+
+A leaky ReLU whose input is 0 but for rounding has one slope or five times it, and there are millions of them:
+at 128x128 the public DIGAN's slopes in float32 are 7e-4 off its own in float64, ours 8e-5, and in float64 the
+two differ by 2e-15.
+"""
 LAZY = 16
 Noise = dict[str, Tensor]
 
@@ -466,7 +472,7 @@ def compare(name: str, pair: Pair, model: Any, batch: int) -> None:
     for what, (found, wanted) in checks.items():
         error = float((found - wanted).norm() / wanted.norm())
         print(f"{name} {what}: relative difference {error:.1e}", flush=True)
-        if not error <= TOLERANCE:
+        if not error <= TOLERANCES[what]:
             raise RuntimeError(f"{name} {what}: differs from the public code by {error:.1e}")
 
 
