@@ -128,7 +128,8 @@ def plan(recipe: str | Path | Recipe | Mapping[str, Any] | Resolved, **overrides
     known = catalogue()
     resolved = recipe if isinstance(recipe, Resolved) else resolve_recipe(recipe, overrides)
     _check_fields(resolved)
-    parts = []
+    parts: list[PlannedPart] = []
+    assembly = ASSEMBLIES[resolved.recipe.assembly]
     for field, kind, choice, where in _choices(resolved):
         try:
             part = known.find(kind, choice.use)
@@ -136,9 +137,12 @@ def plan(recipe: str | Path | Recipe | Mapping[str, Any] | Resolved, **overrides
             raise type(error)(f"{where}{error}") from None
         cls = part.load()
         check_options(part, cls, choice.options, where)
+        offered = assembly.offers(resolved.recipe, kind, {p.part.kind: p.ports for p in parts})
+        taken = inspect.signature(cls).parameters
+        options = {name: value for name, value in offered.items() if name in taken} | choice.options
         with torch.device("meta"):
-            module = _make(part, cls, choice.options, where)
-        parts.append(PlannedPart(field, part, cls, choice.options, ports_of(kind, choice.use, module)))
+            module = _make(part, cls, options, where)
+        parts.append(PlannedPart(field, part, cls, options, ports_of(kind, choice.use, module)))
     connect(resolved.recipe, [p.ports for p in parts], resolved.where)
     checked = Plan(resolved.name, resolved.recipe, tuple(parts))
     _dry_run(checked)

@@ -43,10 +43,12 @@ def connect(recipe: Recipe, ports: Sequence[Ports], where: Where) -> None:
     if "encoder" in by_kind:
         encoder, quantizer = by_kind["encoder"], by_kind["quantizer"]
         mismatches += _autoencoder(recipe, encoder, quantizer, by_kind["decoder"])
-        if "generator" in by_kind:
+        if recipe.assembly == "token-prior":
+            mismatches += _prior(quantizer, by_kind["generator"])
+        elif "generator" in by_kind:
             grid = latent_size(made[2:], encoder.stride, lead_frame=encoder.lead_frame)
             made = _Made("latents", quantizer.latent_dim, *grid)
-    if "generator" in by_kind:
+    if "generator" in by_kind and recipe.assembly != "token-prior":
         mismatches += _generator(made, by_kind["generator"])
     for judge in judges:
         mismatches += _judged(made, judge)
@@ -99,9 +101,34 @@ def _autoencoder(
             )
 
 
+def _prior(quantizer: Ports, prior: Ports) -> Iterator[tuple[str, str]]:
+    if quantizer.continuous:
+        yield (
+            "quantizer",
+            f"{quantizer} is continuous and has no codes for a prior; take a tokenizer with a codebook",
+        )
+    elif prior.emits != "indices":
+        yield (
+            "generator",
+            f"{prior} emits {prior.emits}; a prior over tokens emits indices (gpt, maskgit). For this one "
+            "take assembly: latent-gan, or gan",
+        )
+    elif (prior.codebook_size, prior.num_codebooks) != (quantizer.codebook_size, quantizer.num_codebooks):
+        yield (
+            "generator",
+            f"{quantizer} has {quantizer.num_codebooks} codebook(s) of {quantizer.codebook_size} codes but "
+            f"{prior} makes {prior.num_codebooks} of {prior.codebook_size}; leave generator.codebook_size "
+            "and generator.num_codebooks out",
+        )
+
+
 def _generator(made: _Made, generator: Ports) -> Iterator[tuple[str, str]]:
     if generator.emits != "video":
-        yield "generator", f"{generator} emits {generator.emits}; a GAN takes video"
+        yield (
+            "generator",
+            f"{generator} emits {generator.emits}; a GAN takes video. For a prior over tokens take assembly: "
+            "token-prior",
+        )
         return
     if generator.out_channels != made.channels:
         yield (

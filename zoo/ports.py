@@ -16,6 +16,11 @@ Generator: ``noise, [times_BT], [size_HW] -> x_BCTHW`` and ``draw_noise(num, num
 -> noise``; noise_dim, emits, conditions, out_channels, size_HW, last_layer, [time], [num_classes],
 ``[own_loss(noise) -> scalar]``.
 
+Prior, a generator that emits "indices": ``indices_Bqthw, [label_B=] -> logits``, ``loss(indices_Bqthw,
+label_B=, generator=) -> scalar``, ``frames(noise, sampling, given_Bqthw=) -> Iterator[indices_Bqhw]`` and,
+where `order` is "any", ``fill(indices_Bqthw, known_Bqthw, noise, sampling) -> indices_Bqthw``; conditions,
+codebook_size, num_codebooks, grid_thw, order, [num_classes], [max_frames].
+
 Discriminator: ``x, [times_BT=], [label_B=] -> Judged`` of raw scores, ``[draw_frames(num, num_frames,
 generator=) -> frames_BK]``; consumes, in_channels, min_size, [num_frames], [size_HW], [conditions],
 [num_classes], [mixes_batch].
@@ -41,6 +46,17 @@ made without the rest of the clip: "clip" (the default) none, "frames" any run o
 times_BT are the same consecutive whole numbers), "continuous" any real times, other ones in each row. Left
 out, `times_BT` is every frame that the noise was drawn for.
 
+A prior makes the codes of a tokenizer: indices_Bqthw in [0, codebook_size), of num_codebooks codebooks, on a
+grid of which `grid_thw` is the window it was trained on. Its options `codebook_size`, `num_codebooks` and
+`grid` are given by the assembly where the recipe leaves them out, and so is `latent_dim`, the width of the
+codes' vectors, for a prior that has that option. `order` is "raster" where each code depends on those before
+it (frame by frame, row by row, codebook by codebook), and "any" where any of them can be given and the others
+filled in. `frames` goes on from the frames given, without end or up to `max_frames` in all, and needs no more
+memory for a long video than for a short one. Its noise is a dict with "seed", an int64 for each clip, and
+with what `conditions` names; `zoo.sampling` draws from such seeds. `forward` gives the logits that `loss` is
+made of, whatever their shape. A prior that reads the codes' vectors takes them by
+``set_codebook(vectors_KD)`` into a buffer of its own.
+
 `conditions` of a generator names what its noise holds beyond chance: "label", int64 in [0, num_classes),
 which `draw_noise` draws and a caller may overwrite. `conditions` of a discriminator names what it is told
 with the clips: "times" (times_BT, in frames) and "label" (label_B). `draw_frames` gives int64 numbers,
@@ -65,6 +81,7 @@ if TYPE_CHECKING:
 MEDIA = ("video", "image")
 EMITS = ("video", "latent", "indices")
 TIMES = ("clip", "frames", "continuous")
+ORDERS = ("raster", "any")
 TOLD = ("times", "label")
 
 
@@ -124,6 +141,14 @@ ATTRIBUTES: dict[Kind, dict[str, _Rule]] = {
     },
     "discriminator": {"consumes": _MEDIUM, "in_channels": _COUNT, "min_size": _SIZE},
 }
+_PRIOR: dict[str, _Rule] = {
+    "emits": (lambda value: value == "indices", "'indices'"),
+    "conditions": ATTRIBUTES["generator"]["conditions"],
+    "codebook_size": _COUNT,
+    "num_codebooks": _COUNT,
+    "grid_thw": _SIZE,
+    "order": (lambda value: value in ORDERS, f"one of {ORDERS}"),
+}
 # What may be left out, with its default, made of the values before it.
 OPTIONAL: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], Any], _Rule]]] = {
     "encoder": {
@@ -140,6 +165,7 @@ OPTIONAL: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], Any], _Rule]]] =
     "generator": {
         "time": (lambda values: "clip", (lambda value: value in TIMES, f"one of {TIMES}")),
         "num_classes": (lambda values: 0, _NATURAL),
+        "max_frames": (lambda values: None, _LIMIT),
     },
     "discriminator": {
         "num_frames": (lambda values: None, _LIMIT),
@@ -181,7 +207,10 @@ def ports_of(kind: Kind, name: str, module: nn.Module) -> Ports:
     """
     values: dict[str, Any] = {}
     optional = OPTIONAL.get(kind, {})
-    rules = ATTRIBUTES[kind] | {attribute: rule for attribute, (_, rule) in optional.items()}
+    is_prior = kind == "generator" and getattr(module, "emits", None) == "indices"
+    rules = (_PRIOR if is_prior else ATTRIBUTES[kind]) | {
+        attribute: rule for attribute, (_, rule) in optional.items()
+    }
     for attribute, (accepts, wanted) in rules.items():
         value = getattr(module, attribute, None)
         if value is None and attribute in optional:

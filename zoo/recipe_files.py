@@ -26,6 +26,7 @@ MAX_DEPTH = 12
 MAX_EXTENDS = 8
 _OF_ONE_MODEL = ("parameters", "results", "published")  # not true of a recipe that extends or changes it
 PART_FIELDS = ("encoder", "quantizer", "decoder", "generator", "discriminator")
+TOKENIZER_FIELDS = ("encoder", "quantizer", "decoder", "pre_quant", "post_quant")
 _NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 
 Path_ = tuple[str | int, ...]
@@ -116,13 +117,25 @@ def resolve(
     Raises:
         RecipeError: Anything is not as the schema says, with file, line and path.
     """
+    data, lines = _inherited(source, parents)
+    for path, _ in _walk(overrides):
+        lines[path] = "override"
+    if any(field in overrides for field in (*PART_FIELDS, *TOKENIZER_FIELDS, "tokenizer", "clip")):
+        # What was counted and measured is no longer true of the changed model.
+        data = {k: v for k, v in data.items() if k not in _OF_ONE_MODEL}
+    data = {k: v for k, v in merge(data, overrides).items() if k != "extends"}
+    data = _with_tokenizer(data, lines, parents)
+    return Resolved(source.name, validate(data, lines), lines)
+
+
+def _inherited(source: RecipeSource, parents: Mapping[str, RecipeSource]) -> tuple[dict[str, Any], Lines]:
+    """Merge a recipe into those that it extends."""
     chain = [source]
     while (parent := chain[-1].data.get("extends")) is not None:
         if not isinstance(parent, str) or parent not in parents:
-            close = difflib.get_close_matches(str(parent), list(parents), n=3)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise RecipeError(
-                f"{chain[-1].where(('extends',))}: extends {parent!r}, which is not known{hint}"
+                f"{chain[-1].where(('extends',))}: extends {parent!r}, which is not known"
+                f"{_closest(parent, parents)}"
             )
         if any(parent == s.name for s in chain) or len(chain) > MAX_EXTENDS:
             names = " -> ".join([*(s.name for s in chain), parent])
@@ -136,13 +149,38 @@ def resolve(
         own = {k: v for k, v in ancestor.data.items() if k not in _OF_ONE_MODEL}
         data = merge(data, own if ancestor is not source else ancestor.data)
         lines |= ancestor.lines
-    for path, _ in _walk(overrides):
-        lines[path] = "override"
-    if any(field in overrides for field in (*PART_FIELDS, "pre_quant", "post_quant", "clip")):
-        # What was counted and measured is no longer true of the changed model.
-        data = {k: v for k, v in data.items() if k not in _OF_ONE_MODEL}
-    data = {k: v for k, v in merge(data, overrides).items() if k != "extends"}
-    return Resolved(source.name, validate(data, lines), lines)
+    return data, lines
+
+
+def _with_tokenizer(
+    data: dict[str, Any], lines: Lines, parents: Mapping[str, RecipeSource]
+) -> dict[str, Any]:
+    """Take what a recipe leaves out of its tokenizer from the recipe that it names for it."""
+    named = _as_part(data.get("tokenizer"))
+    if not isinstance(named, Mapping) or not isinstance(named.get("use"), str):
+        return data
+    if "train" in named and all(field in data for field in ("encoder", "quantizer", "decoder")):
+        return data  # saved with a model: what the recipe of that name is today does not matter
+    if named["use"] not in parents:
+        where = locate(lines, ("tokenizer",))
+        raise RecipeError(
+            f"{where + ': ' if where else ''}tokenizer {named['use']!r} is not known"
+            f"{_closest(named['use'], parents)}"
+        )
+    theirs, _ = _inherited(parents[named["use"]], parents)
+    if theirs.get("assembly") != "autoencoder":
+        raise RecipeError(
+            f"tokenizer {named['use']!r} is a {theirs.get('assembly')}; a tokenizer is an autoencoder. See: "
+            "zoo list"
+        )
+    stage: dict[str, Any] = {key: theirs[key] for key in ("train", "discriminator") if key in theirs}
+    base = {key: theirs[key] for key in (*TOKENIZER_FIELDS, "clip") if key in theirs}
+    return merge(base, {**data, "tokenizer": merge(stage, named)})
+
+
+def _closest(name: Any, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +188,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        if key in PART_FIELDS:
+        if key in PART_FIELDS or key == "tokenizer":
             result[key] = _merge_part(old, value)
         elif isinstance(old, Mapping) and isinstance(value, Mapping):
             result[key] = _merge_plain(old, value)
@@ -169,8 +207,7 @@ def _merge_plain(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
 
 
 def _merge_part(old: Any, value: Any) -> Any:
-    value = {"use": value} if isinstance(value, str) else value
-    old = {"use": old} if isinstance(old, str) else old
+    value, old = _as_part(value), _as_part(old)
     if isinstance(old, list) and isinstance(value, Mapping):
         return _merge_into_list(old, value)
     if not isinstance(value, Mapping) or not isinstance(old, Mapping):
@@ -178,6 +215,10 @@ def _merge_part(old: Any, value: Any) -> Any:
     if value.get("use", old.get("use")) != old.get("use"):
         return dict(value)
     return {**old, **value}
+
+
+def _as_part(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
 
 
 def _merge_into_list(old: list[Any], value: Mapping[str, Any]) -> list[Any]:

@@ -256,6 +256,13 @@ class Adversarial(Strict):
     """What is done to real and made clips before they are judged; nothing when left out."""
 
 
+class TokenTerm(Strict):
+    """Cross entropy of the codes that a prior learns, in nats a code."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor on the term."""
+
+
 class Objective(Strict):
     """Named loss terms. A term is off when left out, and needs the parts it names."""
 
@@ -263,6 +270,7 @@ class Objective(Strict):
     perceptual: Perceptual | None = None
     quantizer: QuantizerTerm | None = None
     adversarial: Adversarial | None = None
+    tokens: TokenTerm | None = None
 
 
 class Ema(Strict):
@@ -335,7 +343,21 @@ class Published(Strict):
     """Link to the page that reports them."""
 
 
-Assembly = Literal["autoencoder", "gan", "latent-gan"]
+Assembly = Literal["autoencoder", "gan", "latent-gan", "token-prior"]
+
+
+class FirstStage(Strict):
+    """The tokenizer under a prior: an autoencoder recipe, by name.
+
+    Its clip, encoder, quantizer, decoder and projections are those of the recipe unless that has its own.
+    """
+
+    use: Annotated[str, Field(min_length=1, max_length=100)]
+    """Name of the recipe."""
+    train: Train = Train()
+    """How it is trained where no trained one is given; what is left out is as in its recipe."""
+    discriminator: PartList = []
+    """Its discriminators; as in its recipe when left out."""
 
 
 class Recipe(Strict):
@@ -351,6 +373,8 @@ class Recipe(Strict):
     """Link to the paper the configuration is published in."""
     clip: Clip = Clip()
     """The clips it is trained on."""
+    tokenizer: Annotated[FirstStage, BeforeValidator(_part)] | None = None
+    """Recipe of the tokenizer that a prior stands on, which gives the fields that are left out here."""
     encoder: OnePart | None = None
     quantizer: OnePart | None = None
     decoder: OnePart | None = None

@@ -79,6 +79,7 @@ def _write(
             "zoo_version": importlib.metadata.version(DISTRIBUTION),
             "provided_by": model.provided_by,
             "recipe": model.recipe.model_dump(mode="json", exclude_unset=True),
+            "labels": model.labels,
             "weights": files,
         }
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -116,6 +117,7 @@ def load(
     with torch.random.fork_rng(devices=[]):
         model = checked.make()
     model.load_state_dict(tensors)
+    model.labels = [str(label) for label in config.get("labels", [])]
     if dtype is not None:
         lower_precision(model, dtype)
     return model.to(device) if device is not None else model
@@ -235,6 +237,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     for field, kind in fields.items():
         if not isinstance(config, dict) or not isinstance(config.get(field), kind):
             raise WeightsError(f"{path}: {field!r} is missing or not a {kind.__name__}")
+    if not isinstance(config.get("labels", []), list):
+        raise WeightsError(f"{path}: 'labels' is not a list")
     if config["format"] != FORMAT:
         raise WeightsError(
             f"{path}: format {config['format']}; this version reads {FORMAT}: pip install -U {DISTRIBUTION}"

@@ -1,16 +1,19 @@
-"""Parts that each break one promise of their own kind. `BROKEN` says which.
+"""Parts that each break one promise of their own kind, or of a prior. `BROKEN` says which.
 
 Shape legend: B batch, C colour channels, T H W frames and pixels; D latent channels, t h w the latent
-grid, q codebooks.
+grid, q codebooks, N = t h w q codes in raster order, E width of a vector.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from good_parts import (
+    AnyOrderPrior,
     CausalDecoder,
     CausalEncoder,
     Continuous,
@@ -18,11 +21,14 @@ from good_parts import (
     Discriminator,
     Encoder,
     Generator,
+    Prior,
     Quantizer,
 )
 from torch import Tensor, nn
 
 from zoo.outputs import Judged, Quantized
+from zoo.sampling import Chance, Sampling, draw_seeds
+from zoo.testing.runner import Family
 
 
 class WrongStride(Encoder):
@@ -295,6 +301,190 @@ class SigmoidGenerator(Generator):
         return (super().forward(noise) + 1) / 2
 
 
+class SmallSeeds(Prior):
+    def draw_noise(self, num: int, num_frames: int, **where: Any) -> dict[str, Tensor]:
+        noise = super().draw_noise(num, num_frames, **where)
+        return noise | {"seed": noise["seed"].int()}
+
+
+class NoLabelInNoise(Prior):
+    def draw_noise(self, num: int, num_frames: int, **where: Any) -> dict[str, Tensor]:
+        return {"seed": super().draw_noise(num, num_frames, **where)["seed"]}
+
+
+class LabelsFromOne(Prior):
+    def draw_noise(self, num: int, num_frames: int, **where: Any) -> dict[str, Tensor]:
+        noise = super().draw_noise(num, num_frames, **where)
+        return noise | {"label": noise["label"] + 1}
+
+
+class SeedsFromTheGlobalOne(Prior):
+    def draw_noise(
+        self, num: int, num_frames: int, *, generator: Any = None, device: Any = None
+    ) -> dict[str, Tensor]:
+        noise = super().draw_noise(num, num_frames, generator=generator, device=device)
+        return noise | {"seed": draw_seeds(num, device=device)}
+
+
+class SeedsAreFixed(Prior):
+    def draw_noise(
+        self, num: int, num_frames: int, *, generator: Any = None, device: Any = None
+    ) -> dict[str, Tensor]:
+        generator = generator or torch.Generator().manual_seed(0)
+        return super().draw_noise(num, num_frames, generator=generator, device=device)
+
+
+class LossPerCode(Prior):
+    def loss(self, indices_Bqthw: Tensor, **told: Any) -> Tensor:
+        return super().loss(indices_Bqthw, **told).expand(indices_Bqthw.shape)
+
+
+class MasksFromTheGlobalOne(AnyOrderPrior):
+    def loss(self, indices_Bqthw: Tensor, *, label_B: Any = None, generator: Any = None) -> Tensor:
+        return super().loss(indices_Bqthw, label_B=label_B)
+
+
+class LossOfUnknownWeights(Prior):
+    def __init__(self, *, num_classes: int = 3) -> None:
+        super().__init__(num_classes=num_classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, indices_Bqthw: Tensor, *, label_B: Any = None) -> Tensor:
+        return self.scale * super().forward(indices_Bqthw, label_B=label_B)
+
+    def loss(self, indices_Bqthw: Tensor, *, label_B: Any = None, generator: Any = None) -> Tensor:
+        logits = super().forward(indices_Bqthw, label_B=label_B)
+        return F.cross_entropy(logits.flatten(0, -2), indices_Bqthw.flatten())
+
+
+class LossWritesIntoCodes(Prior):
+    def loss(self, indices_Bqthw: Tensor, **told: Any) -> Tensor:
+        indices_Bqthw[:, :, 0] = 0
+        return super().loss(indices_Bqthw, **told)
+
+
+class LossReadsValues(Prior):
+    def loss(self, indices_Bqthw: Tensor, **told: Any) -> Tensor:
+        assert indices_Bqthw.max().item() < self.codebook_size
+        return super().loss(indices_Bqthw, **told)
+
+
+class LossOfHalf(Prior):
+    def loss(self, indices_Bqthw: Tensor, **told: Any) -> Tensor:
+        loss = super().loss(indices_Bqthw, **told)
+        # Fine in fp32; bf16 rounds 1 + 1e-4 to 1.
+        return loss * 1e-4 / (1 + 1e-4 * torch.ones((), dtype=self.head(self.start.weight).dtype) - 1)
+
+
+class NoLogitForTheLast(Prior):
+    def loss(self, indices_Bqthw: Tensor, **told: Any) -> Tensor:
+        rare = (indices_Bqthw == self.codebook_size - 1).float().mean()
+        return super().loss(indices_Bqthw, **told) - torch.log(1 - rare)
+
+
+class EndsWithTheWindow(Prior):
+    def frames(self, noise: dict[str, Tensor], sampling: Sampling, **given: Any) -> Iterator[Tensor]:
+        return islice(super().frames(noise, sampling, **given), self.grid_thw[0])
+
+
+class FramesOfFloats(Prior):
+    def frames(self, noise: dict[str, Tensor], sampling: Sampling, **given: Any) -> Iterator[Tensor]:
+        return (frame.float() for frame in super().frames(noise, sampling, **given))
+
+
+class SwappedFrames(Prior):
+    def frames(self, noise: dict[str, Tensor], sampling: Sampling, **given: Any) -> Iterator[Tensor]:
+        return (frame.transpose(-1, -2) for frame in super().frames(noise, sampling, **given))
+
+
+class MaskCode(Prior):
+    def frames(self, noise: dict[str, Tensor], sampling: Sampling, **given: Any) -> Iterator[Tensor]:
+        return (frame + 1 for frame in super().frames(noise, sampling, **given))
+
+
+class IgnoresTheSeed(Prior):
+    def frames(self, noise: dict[str, Tensor], sampling: Sampling, **given: Any) -> Iterator[Tensor]:
+        return super().frames(noise | {"seed": torch.arange(len(noise["seed"]))}, sampling, **given)
+
+
+class FramesFromTheGlobalOne(Prior):
+    def frames(self, noise: dict[str, Tensor], sampling: Sampling, **given: Any) -> Iterator[Tensor]:
+        return super().frames(noise | {"seed": draw_seeds(len(noise["seed"]))}, sampling, **given)
+
+
+class SeedOfTheFirstClip(Prior):
+    def frames(self, noise: dict[str, Tensor], sampling: Sampling, **given: Any) -> Iterator[Tensor]:
+        seed_B = noise["seed"][0] // 2 + torch.arange(len(noise["seed"]))
+        return super().frames(noise | {"seed": seed_B}, sampling, **given)
+
+
+class GivesTheGivenAgain(Prior):
+    def frames(
+        self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Any = None
+    ) -> Iterator[Tensor]:
+        if given_Bqthw is not None:
+            yield from given_Bqthw.unbind(2)
+        yield from super().frames(noise, sampling, given_Bqthw=given_Bqthw)
+
+
+class IgnoresTheGiven(Prior):
+    def frames(
+        self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Any = None
+    ) -> Iterator[Tensor]:
+        return super().frames(noise, sampling)
+
+
+class WritesIntoTheGiven(AnyOrderPrior):
+    def frames(
+        self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Any = None
+    ) -> Iterator[Tensor]:
+        for frame in super().frames(noise, sampling, given_Bqthw=given_Bqthw):
+            if given_Bqthw is not None:
+                given_Bqthw[:, :, -1] = frame
+            yield frame
+
+
+class SeesTheCodeItself(Prior):
+    def forward(self, indices_Bqthw: Tensor, *, label_B: Any = None) -> Tensor:
+        x_BNE = self.vectors(self.flat(indices_Bqthw)).cumsum(1)
+        return self.grids(self.logits(self.begin(label_B, indices_Bqthw)[:, None] + x_BNE))
+
+
+class FlatLogits(Prior):
+    def forward(self, indices_Bqthw: Tensor, *, label_B: Any = None) -> Tensor:
+        return super().forward(indices_Bqthw, label_B=label_B).flatten(2, 4)
+
+    def loss(self, indices_Bqthw: Tensor, **told: Any) -> Tensor:
+        return super().loss(indices_Bqthw.flatten(2), **told)
+
+    def flat(self, indices_Bqthw: Tensor) -> Tensor:
+        return indices_Bqthw.transpose(1, -1).flatten(1)
+
+
+class MakesKnownCodesAnew(AnyOrderPrior):
+    def fill(self, indices_Bqthw: Tensor, known_Bqthw: Tensor, *told: Any) -> Tensor:
+        return super().fill(indices_Bqthw, torch.zeros_like(known_Bqthw), *told)
+
+
+class ReadsUnknownCodes(AnyOrderPrior):
+    def fill(self, indices_Bqthw: Tensor, known_Bqthw: Tensor, *told: Any) -> Tensor:
+        filled = super().fill(indices_Bqthw, torch.ones_like(known_Bqthw), *told)
+        return torch.where(known_Bqthw, indices_Bqthw, self.codebook_size - 1 - filled)
+
+
+class FillsFromOneSeed(AnyOrderPrior):
+    def fill(
+        self, indices_Bqthw: Tensor, known_Bqthw: Tensor, noise: dict[str, Tensor], sampling: Sampling
+    ) -> Tensor:
+        chance = Chance(noise["seed"][:1].expand(len(noise["seed"])))
+        return self.drawn(indices_Bqthw, known_Bqthw, noise, sampling, chance)
+
+
+class IgnoresTheLabel(Prior):
+    def forward(self, indices_Bqthw: Tensor, *, label_B: Any = None) -> Tensor:
+        return super().forward(indices_Bqthw)
+
+
 class BareTensors(Discriminator):
     def forward(self, x_BCTHW: Tensor) -> Judged:
         result = super().forward(x_BCTHW)
@@ -378,7 +568,7 @@ class SoftplusDiscriminator(Discriminator):
         return Judged([F.softplus(logits) for logits in result.logits], result.features)
 
 
-BROKEN: list[tuple[str, str, str]] = [
+BROKEN: list[tuple[Family, str, str]] = [
     ("encoder", "shapes", "WrongStride"),
     ("encoder", "shapes", "SwapsHeightAndWidth"),
     ("encoder", "channels", "SlicesChannels"),
@@ -421,6 +611,35 @@ BROKEN: list[tuple[str, str, str]] = [
     ("generator", "label_matters", "ForgetsLabel"),
     ("generator", "video_range", "BytesRange"),
     ("generator", "reaches_both_signs", "SigmoidGenerator"),
+    ("prior", "noise_is_a_seed", "SmallSeeds"),
+    ("prior", "noise_is_a_seed", "NoLabelInNoise"),
+    ("prior", "noise_is_a_seed", "LabelsFromOne"),
+    ("prior", "noise_is_a_seed", "SeedsFromTheGlobalOne"),
+    ("prior", "noise_is_a_seed", "SeedsAreFixed"),
+    ("prior", "loss_is_nats", "LossPerCode"),
+    ("prior", "loss_is_nats", "MasksFromTheGlobalOne"),
+    ("prior", "parameters_get_gradients", "LossOfUnknownWeights"),
+    ("prior", "inputs_untouched", "LossWritesIntoCodes"),
+    ("prior", "rng_untouched", "MasksFromTheGlobalOne"),
+    ("prior", "flat_input_finite", "NoLogitForTheLast"),
+    ("prior", "autocast_finite", "LossOfHalf"),
+    ("prior", "meta_shapes", "LossReadsValues"),
+    ("prior", "frames_are_codes", "EndsWithTheWindow"),
+    ("prior", "frames_are_codes", "FramesOfFloats"),
+    ("prior", "frames_are_codes", "SwappedFrames"),
+    ("prior", "frames_are_codes", "MaskCode"),
+    ("prior", "frames_are_codes", "IgnoresTheSeed"),
+    ("prior", "frames_are_codes", "FramesFromTheGlobalOne"),
+    ("prior", "frames_alone_as_in_a_batch", "SeedOfTheFirstClip"),
+    ("prior", "frames_go_on", "GivesTheGivenAgain"),
+    ("prior", "frames_go_on", "IgnoresTheGiven"),
+    ("prior", "frames_go_on", "WritesIntoTheGiven"),
+    ("prior", "never_sees_later_codes", "SeesTheCodeItself"),
+    ("prior", "never_sees_later_codes", "FlatLogits"),
+    ("prior", "fill_keeps_what_is_known", "MakesKnownCodesAnew"),
+    ("prior", "fill_keeps_what_is_known", "ReadsUnknownCodes"),
+    ("prior", "fill_keeps_what_is_known", "FillsFromOneSeed"),
+    ("prior", "label_matters", "IgnoresTheLabel"),
     ("discriminator", "logits_and_features_are_lists", "BareTensors"),
     ("discriminator", "logits_and_features_are_lists", "MeanOverBatch"),
     ("discriminator", "shapes", "MinSizeTooSmall"),

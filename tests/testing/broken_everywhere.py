@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from good_parts import Encoder
 from torch import Tensor, nn
 
+from zoo.testing.runner import Family
+
 
 class PlainClass:
     def __init__(self, *, widths: list[int]) -> None:
@@ -227,7 +229,7 @@ class PrintsWhenCompiled(Encoder):
         return super().forward(x_BCTHW)
 
 
-BROKEN: list[tuple[str, str, str]] = [
+BROKEN: list[tuple[Family, str, str]] = [
     ("encoder", "target_is_module", "PlainClass"),
     ("encoder", "signature_is_explicit", "AnyOptions"),
     ("encoder", "signature_is_explicit", "Positional"),

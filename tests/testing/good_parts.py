@@ -1,10 +1,12 @@
 """Small parts that keep every promise, one per kind and variant. broken_parts.py breaks them one by one.
 
 Shape legend: B batch, C colour channels, T H W frames and pixels; D latent channels, t h w the latent
-grid, q codebooks.
+grid, q codebooks, N = t h w q codes in raster order, K values of a code, E width of a vector.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.outputs import Judged, Quantized
+from zoo.sampling import Chance, Sampling, choose, draw_seeds, shaped
 from zoo.streaming import is_first_piece
 
 
@@ -143,6 +146,153 @@ class Generator(nn.Module):
         content = repeat(noise["content"], "B N -> B T N", T=noise["motion"].shape[1])
         frames = torch.tanh(self.frame(torch.cat([content, noise["motion"]], -1)))
         return rearrange(frames, "B T (C H W) -> B C T H W", C=3, H=8)
+
+
+class Prior(nn.Module):
+    """Codes in raster order, each drawn by the sum of the vectors of those before it."""
+
+    emits, order = "indices", "raster"
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int = 8,
+        num_codebooks: int = 2,
+        grid: Sequence[int] = (3, 3, 2),
+        num_classes: int = 3,
+    ) -> None:
+        super().__init__()
+        self.codebook_size, self.num_codebooks, self.num_classes = codebook_size, num_codebooks, num_classes
+        self.grid_thw = tuple(grid)
+        self.conditions = ("label",) if num_classes else ()
+        self.codes = nn.Embedding(num_codebooks * codebook_size, 6)
+        self.start = nn.Embedding(num_classes or 1, 6)
+        self.head = nn.Linear(6, codebook_size)
+
+    def flat(self, indices_Bqthw: Tensor) -> Tensor:
+        return rearrange(indices_Bqthw, "B q t h w -> B (t h w q)")
+
+    def grids(self, x: Tensor) -> Tensor:
+        _, h, w = self.grid_thw
+        return rearrange(x, "B (t h w q) ... -> B q t h w ...", h=h, w=w, q=self.num_codebooks)
+
+    def vectors(self, codes_BN: Tensor, *, first: int = 0) -> Tensor:
+        place_N = torch.arange(first, first + codes_BN.shape[1], device=codes_BN.device)
+        return self.codes(codes_BN + place_N % self.num_codebooks * self.codebook_size)
+
+    def begin(self, label_B: Tensor | None, codes: Tensor) -> Tensor:
+        return self.start(codes.new_zeros(len(codes)) if label_B is None else label_B)
+
+    def logits(self, sum_E: Tensor) -> Tensor:
+        return self.head(torch.tanh(sum_E))
+
+    def forward(self, indices_Bqthw: Tensor, *, label_B: Tensor | None = None) -> Tensor:
+        x_BNE = self.vectors(self.flat(indices_Bqthw))
+        before_BNE = F.pad(x_BNE[:, :-1], (0, 0, 1, 0)).cumsum(1)
+        return self.grids(self.logits(self.begin(label_B, indices_Bqthw)[:, None] + before_BNE))
+
+    def loss(
+        self,
+        indices_Bqthw: Tensor,
+        *,
+        label_B: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        logits = self(indices_Bqthw, label_B=label_B)
+        return F.cross_entropy(logits.float().flatten(0, -2), indices_Bqthw.flatten())
+
+    def draw_noise(
+        self,
+        num: int,
+        num_frames: int,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
+    ) -> dict[str, Tensor]:
+        noise = {"seed": draw_seeds(num, generator=generator, device=device)}
+        if self.num_classes:
+            noise["label"] = torch.randint(self.num_classes, (num,), generator=generator).to(device)
+        return noise
+
+    @torch.no_grad()
+    def frames(
+        self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        chance = Chance(noise["seed"])
+        sum_BE = self.begin(noise.get("label"), noise["seed"])
+        if given_Bqthw is not None:
+            sum_BE = sum_BE + self.vectors(self.flat(given_Bqthw)).sum(1)
+        _, h, w = self.grid_thw
+        while True:
+            codes = []
+            for place in range(h * w * self.num_codebooks):
+                code_B = choose(shaped(self.logits(sum_BE), sampling), chance.uniform())
+                sum_BE = sum_BE + self.vectors(code_B[:, None], first=place)[:, 0]
+                codes.append(code_B)
+            yield self.grids(torch.stack(codes, 1))[:, :, 0]
+
+
+class AnyOrderPrior(Prior):
+    """Codes in any order, each drawn by the sum of the vectors of the others that are known."""
+
+    order = "any"
+
+    def forward(self, indices_Bqthw: Tensor, *, label_B: Tensor | None = None) -> Tensor:
+        return self.seen(indices_Bqthw, torch.ones_like(indices_Bqthw, dtype=torch.bool), label_B)
+
+    def seen(self, indices_Bqthw: Tensor, known_Bqthw: Tensor, label_B: Tensor | None) -> Tensor:
+        x_BNE = self.vectors(self.flat(indices_Bqthw)) * self.flat(known_Bqthw)[..., None]
+        sum_BE = self.begin(label_B, indices_Bqthw) + x_BNE.sum(1)
+        return self.grids(self.logits(sum_BE[:, None] - x_BNE))
+
+    def loss(
+        self,
+        indices_Bqthw: Tensor,
+        *,
+        label_B: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        known_Bqthw = torch.rand(indices_Bqthw.shape, generator=generator, device="cpu") < 0.5
+        logits = self.seen(indices_Bqthw, known_Bqthw.to(indices_Bqthw.device), label_B)
+        return F.cross_entropy(logits.float().flatten(0, -2), indices_Bqthw.flatten())
+
+    def fill(
+        self, indices_Bqthw: Tensor, known_Bqthw: Tensor, noise: dict[str, Tensor], sampling: Sampling
+    ) -> Tensor:
+        return self.drawn(indices_Bqthw, known_Bqthw, noise, sampling, Chance(noise["seed"]))
+
+    @torch.no_grad()
+    def drawn(
+        self,
+        indices_Bqthw: Tensor,
+        known_Bqthw: Tensor,
+        noise: dict[str, Tensor],
+        sampling: Sampling,
+        chance: Chance,
+    ) -> Tensor:
+        codes_BN, known_BN = self.flat(indices_Bqthw).clone(), self.flat(known_Bqthw)
+        sum_BE = self.begin(noise.get("label"), noise["seed"])
+        sum_BE = sum_BE + (self.vectors(codes_BN) * known_BN[..., None]).sum(1)
+        for place in range(codes_BN.shape[1]):
+            code_B = choose(shaped(self.logits(sum_BE), sampling), chance.uniform())
+            known_B = known_BN[:, place]
+            codes_BN[:, place] = torch.where(known_B, codes_BN[:, place], code_B)
+            sum_BE = sum_BE + self.vectors(code_B[:, None], first=place)[:, 0] * ~known_B[:, None]
+        return self.grids(codes_BN)
+
+    def frames(
+        self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        chance = Chance(noise["seed"])
+        t, h, w = self.grid_thw
+        blank = noise["seed"].new_zeros(len(noise["seed"]), self.num_codebooks, 1, h, w)
+        window = blank[:, :, :0] if given_Bqthw is None else given_Bqthw
+        while True:
+            window = torch.cat([window, blank], 2)[:, :, -t:]
+            known = torch.ones_like(window, dtype=torch.bool)
+            known[:, :, -1] = False
+            window = self.drawn(window, known, noise, sampling, chance)
+            yield window[:, :, -1]
 
 
 class Discriminator(nn.Module):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from broken_parts import BROKEN, GOOD
+from broken_parts import BROKEN, GOOD, part
 
 import zoo.testing.state
 from zoo.discovery import catalogue
-from zoo.parts import KINDS, Part
-from zoo.testing import EXPECTED, CheckSkipped, check_part, checks_for, run_check
+from zoo.parts import Part
+from zoo.testing import EXPECTED, FAMILIES, CheckSkipped, Family, check_part, checks_for, family_of, run_check
 from zoo.testing.discriminator import check_double_backward_under_autocast
 from zoo.testing.results import Check
 from zoo.testing.subject import Subject
@@ -22,17 +22,19 @@ def test_good_part_passes_every_check(part: Part) -> None:
     for result in results:
         assert result.status == "passed" or result.reason
     skipped = {result.check for result in results if result.status == "skipped"}
-    assert skipped <= {check.name for check in checks_for(part.kind) if check.may_skip}
-    assert len(results) - len(skipped) >= EXPECTED[part.kind][1] >= 20
+    family = family_of(part)
+    assert skipped <= {check.name for check in checks_for(family) if check.may_skip}
+    assert len(results) - len(skipped) >= EXPECTED[family][1] >= 20
 
 
 @pytest.mark.parametrize(
-    ("kind", "check", "part", "manifest"),
+    ("family", "check", "part", "manifest"),
     BROKEN,
-    ids=[f"{kind}-{check}-{part.spec.target.partition(':')[2]}" for kind, check, part, _ in BROKEN],
+    ids=[f"{family}-{check}-{part.spec.target.partition(':')[2]}" for family, check, part, _ in BROKEN],
 )
-def test_broken_part_fails_its_check(kind: str, check: str, part: Part, manifest: str | None) -> None:
-    (found,) = [c for c in checks_for(part.kind) if c.name == check]
+def test_broken_part_fails_its_check(family: Family, check: str, part: Part, manifest: str | None) -> None:
+    assert family_of(part) == family
+    (found,) = [c for c in checks_for(family) if c.name == check]
     result = run_check(found, part, manifest=manifest)
     assert result.status == "failed", f"{check} let {part.spec.target} pass"
     assert [line.partition(":")[0] for line in result.reason.splitlines()][:2] == ["promised", "found"]
@@ -40,18 +42,27 @@ def test_broken_part_fails_its_check(kind: str, check: str, part: Part, manifest
 
 
 def test_every_check_is_seen_to_fail() -> None:
-    broken = {(kind, check) for kind, check, _, _ in BROKEN}
-    functions = {c.run for kind in KINDS for c in checks_for(kind) if (kind, c.name) in broken}
-    unseen = {(kind, c.name) for kind in KINDS for c in checks_for(kind) if c.run not in functions}
+    broken = {(family, check) for family, check, _, _ in BROKEN}
+    every = [(family, check) for family in FAMILIES for check in checks_for(family)]
+    functions = {check.run for family, check in every if (family, check.name) in broken}
+    unseen = {(family, check.name) for family, check in every if check.run not in functions}
     assert unseen == set()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_lost_check_is_noticed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(checks_for(kind)) == EXPECTED[kind][0]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lost_check_is_noticed(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(checks_for(family)) == EXPECTED[family][0]
     monkeypatch.setattr(zoo.testing.state, "CHECKS", zoo.testing.state.CHECKS[:-1])
     with pytest.raises(AssertionError, match="expected"):
-        checks_for(kind)
+        checks_for(family)
+
+
+def test_a_part_that_cannot_be_imported_fails_its_checks() -> None:
+    gone = part("generator", "good_parts:Gone")
+    results = check_part(gone)
+    assert family_of(gone) == "generator"
+    assert {result.check for result in results if result.status == "failed"} >= {"example_builds", "shapes"}
+    assert all("good_parts:Gone" in result.reason for result in results if result.check == "example_builds")
 
 
 def test_a_check_that_always_skips_fails() -> None:

@@ -4,12 +4,15 @@ from zoo.assemblies.autoencoder import Autoencoder, Reconstructed
 from zoo.assemblies.base import Assembly
 from zoo.assemblies.gan import Gan
 from zoo.assemblies.latent_gan import LatentGan
+from zoo.assemblies.sampler import Sampler
 from zoo.assemblies.streams import StreamDecoder, StreamEncoder
+from zoo.assemblies.token_prior import TokenPrior
 
 ASSEMBLIES: dict[str, type[Assembly]] = {
     "autoencoder": Autoencoder,
     "gan": Gan,
     "latent-gan": LatentGan,
+    "token-prior": TokenPrior,
 }
 """The assemblies by the name that a recipe gives."""
 
@@ -20,6 +23,8 @@ __all__ = [
     "Gan",
     "LatentGan",
     "Reconstructed",
+    "Sampler",
     "StreamDecoder",
     "StreamEncoder",
+    "TokenPrior",
 ]

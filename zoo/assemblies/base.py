@@ -5,7 +5,7 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.errors import ZooError
 from zoo.outputs import Judged, Selection, take_frames
 from zoo.parts import Kind
+from zoo.ports import Ports
 from zoo.recipes import Recipe
 
 
@@ -24,17 +25,21 @@ class Assembly(nn.Module):
     Attributes:
         name: Name of the recipe it was built from.
         recipe: The recipe after inheritance and overrides.
+        labels: Names of the labels that clips are made of; empty where they have none, or no names.
         provided_by: For every part (``encoder``, ``discriminator.0``, ...), who offers it.
         discriminator: The discriminators, used in training only; may be empty.
         needs: Kinds of part the assembly is made of; any may have discriminators beside them.
         projections: Further fields of a recipe that it reads.
+        has_tokenizer: Whether it stands on a trained autoencoder, its sub-module `tokenizer`.
     """
 
     needs: ClassVar[tuple[Kind, ...]]
     projections: ClassVar[tuple[str, ...]] = ()
+    has_tokenizer: ClassVar[bool] = False
 
     name: str
     recipe: Recipe
+    labels: list[str]
     provided_by: dict[str, dict[str, str]]
 
     def __init__(self, recipe: Recipe, **parts: Any) -> None:
@@ -43,8 +48,25 @@ class Assembly(nn.Module):
         assert not parts, "an assembly passes only the recipe on"
         self.name = ""
         self.recipe = recipe
+        self.labels = []
         self.provided_by = {}
         self.discriminator = nn.ModuleList()
+
+    @classmethod
+    def offers(cls, recipe: Recipe, kind: Kind, ports: Mapping[Kind, Ports]) -> dict[str, Any]:
+        """Return options for a part that follow from the parts before it.
+
+        Those that the part has and the recipe leaves out are passed on to it.
+
+        Args:
+            recipe: The recipe.
+            kind: Which part.
+            ports: What the parts before it say of themselves.
+        """
+        return {}
+
+    def before_training(self) -> None:
+        """Make ready for a run, once the weights are those that it starts with."""
 
     @property
     def last_layer(self) -> nn.Parameter:

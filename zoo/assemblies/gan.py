@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.assemblies.base import Assembly
+from zoo.assemblies.sampler import Sampler, clip_source
 from zoo.errors import ZooError
 from zoo.outputs import Selection
 from zoo.parts import Kind
@@ -21,11 +21,10 @@ from zoo.recipes import Recipe
 Noise = dict[str, Tensor]
 
 
-class Gan(Assembly):
+class Gan(Sampler):
     """A generator of video: `sample` makes clips from a seed."""
 
     needs: ClassVar[tuple[Kind, ...]] = ("generator",)
-    generator: Any
 
     def __init__(self, recipe: Recipe, *, generator: nn.Module) -> None:
         super().__init__(recipe)
@@ -77,19 +76,9 @@ class Gan(Assembly):
         return selection.of(self.forward(noise))
 
     @property
-    def frame_HW(self) -> tuple[int, int]:
-        """Height and width of the frames that the generator makes unless it is asked for others."""
-        return self.recipe.clip.height, self.recipe.clip.width
-
-    @property
     def time(self) -> str:
         """Which moments can be made without the rest of the clip: "clip", "frames" or "continuous"."""
         return getattr(self.generator, "time", "clip")
-
-    @property
-    def num_classes(self) -> int:
-        """How many labels clips can be made of; 0 where they have none."""
-        return getattr(self.generator, "num_classes", 0)
 
     def rehearse(self, shape_BCTHW: tuple[int, ...]) -> Tensor:
         return self.forward(self.draw_noise(shape_BCTHW[0], num_frames=shape_BCTHW[2]))
@@ -157,16 +146,11 @@ class Gan(Assembly):
             x_BCTHW of all clips, one run of frames after the other.
         """
         num_frames = self.recipe.clip.num_frames if num_frames is None else num_frames
-        counts = {"num": num, "num_frames": num_frames, "batch_size": batch_size, "piece": piece or 1}
-        for name, value in counts.items():
-            if value < 1:
-                raise ZooError(f"{name} is {value}; it must be at least 1")
+        self.check_counts(num=num, num_frames=num_frames, batch_size=batch_size, piece=piece or 1)
         step = self._frames_a_step(fps)
-        if label is not None and not 0 <= label < self.num_classes:
-            has = f"labels 0 to {self.num_classes - 1}" if self.num_classes else "no labels"
-            raise ZooError(f"label is {label}; {self.name or 'this model'} has {has}")
+        self.check_label(label)
         drawn = math.ceil((num_frames - 1) * step) + 1
-        noises = [self.draw_noise(1, num_frames=drawn, generator=_generator(seed, i)) for i in range(num)]
+        noises = [self.draw_noise(1, num_frames=drawn, generator=clip_source(seed, i)) for i in range(num)]
         if label is not None:
             for noise in noises:
                 noise["label"] = torch.full_like(noise["label"], label)
@@ -215,8 +199,3 @@ class Gan(Assembly):
                 )
             return float(round(step))
         return step
-
-
-def _generator(seed: int, index: int) -> torch.Generator:
-    # Spread by an odd constant, so that neighbouring seeds share no clips.
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + index) % 2**63)

@@ -36,6 +36,7 @@ class LatentGan(Gan):
 
     needs = ("encoder", "quantizer", "decoder", "generator")
     projections = ("pre_quant", "post_quant")
+    has_tokenizer = True
 
     mean_D: Tensor
     scale_D: Tensor

@@ -19,6 +19,14 @@ force_option = click.option("--force", is_flag=True, help="Overwrite an output t
 device_option = click.option(
     "--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1. The GPU when there is one."
 )
+coder_option = click.option(
+    "--coder",
+    type=click.Choice(["packed", "static", "prior"]),
+    help="How codes become bytes; static when left out, prior with --prior.",
+)
+prior_option = click.option(
+    "--prior", metavar="FOLDER", help="A trained prior of this model's codes, whose odds code them."
+)
 set_option = click.option(
     "--set",
     "assignments",

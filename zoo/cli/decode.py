@@ -6,28 +6,45 @@ from pathlib import Path
 
 import click
 
-from zoo.cli.common import ExistingFile, device_option, force_option, json_option, print_json
+from zoo.cli.common import (
+    ExistingFile,
+    device_option,
+    force_option,
+    json_option,
+    print_json,
+    prior_option,
+)
 
 
 @click.command("decode")
 @click.argument("model")
 @click.argument("source", metavar="IN.zoo", type=ExistingFile)
 @click.argument("output", metavar="OUT.mp4", type=click.Path(path_type=Path))
+@prior_option
 @device_option
 @force_option
 @json_option
-def decode(model: str, source: Path, output: Path, device: str | None, force: bool, as_json: bool) -> None:
+def decode(
+    model: str,
+    source: Path,
+    output: Path,
+    prior: str | None,
+    device: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Decode a file of tokens that zoo encode wrote with the same MODEL.
 
     The video has as many frames, of the same size and rate, as the one that was encoded (an odd height or
-    width gets one more row or column). A file that is damaged, cut off or of another model is refused, and no
-    video is left.
+    width gets one more row or column). A file that is damaged, cut off or of another model or prior is
+    refused, and no video is left.
 
     \b
     Example:
       zoo decode runs/first out.zoo again.mp4
+      zoo decode runs/first small.zoo again.mp4 --prior runs/prior
     """
-    from zoo.cli.models import check_output, load_autoencoder
+    from zoo.cli.models import check_output, load_autoencoder, load_prior
 
     check_output(output, force=force)
 
@@ -40,7 +57,7 @@ def decode(model: str, source: Path, output: Path, device: str | None, force: bo
     with TokenReader(source) as reader:
         header = reader.header
         autoencoder = load_autoencoder(model, device)
-        reader.check(autoencoder)
+        reader.check(autoencoder, load_prior(prior, device))
         with (
             VideoWriter(output, fps=header.fps, force=force) as writer,
             tqdm(unit=" frames", desc="decoding", disable=as_json or None) as progress,

@@ -114,9 +114,9 @@ def model_facts(name: str, **overrides: Any) -> dict[str, Any]:
 
 
 def family(checked: Plan) -> str:
-    """Return what the field calls a model of such parts: GAN, latent GAN, VQ-VAE, VQGAN, VAE or VAE-GAN."""
+    """Return what the field calls a model of such parts: VQ-VAE, VQGAN, VAE, VAE-GAN, GAN, prior, ..."""
     if checked.recipe.assembly != "autoencoder":
-        return "GAN" if checked.recipe.assembly == "gan" else "latent GAN"
+        return {"gan": "GAN", "latent-gan": "latent GAN"}.get(checked.recipe.assembly, "prior")
     quantizer = next(planned.ports for planned in checked.parts if planned.field == "quantizer")
     judged = bool(checked.recipe.discriminator)
     if quantizer.continuous:

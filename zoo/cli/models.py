@@ -11,7 +11,7 @@ from zoo.errors import OutputExistsError, UnknownNameError
 from zoo.files import refuse_existing
 
 if TYPE_CHECKING:
-    from zoo.assemblies import Autoencoder, Gan
+    from zoo.assemblies import Autoencoder, Sampler, TokenPrior
 
 
 def use_device(name: str | None) -> str:
@@ -39,13 +39,26 @@ def load_autoencoder(reference: str, device: str | None) -> Autoencoder:
     return model
 
 
-def load_gan(reference: str, device: str | None) -> Gan:
+def load_sampler(reference: str, device: str | None) -> Sampler:
     """Load a model that samples; any other is a usage error that names the right command."""
     model = load_model(reference, device)
     if not hasattr(model, "sample"):
         raise click.UsageError(
             f"{reference} is an {model.recipe.assembly}: it encodes and decodes videos and makes no "
             f"new ones. Type: zoo reconstruct {reference} IN.mp4 OUT.mp4"
+        )
+    return model
+
+
+def load_prior(reference: str | None, device: str | None) -> TokenPrior | None:
+    """Load a prior over codes, where one is given; any other model is a usage error."""
+    if reference is None:
+        return None
+    model = load_model(reference, device)
+    if model.recipe.assembly != "token-prior":
+        raise click.UsageError(
+            f"--prior: {reference} is a {model.recipe.assembly}, not a prior over the codes of a tokenizer "
+            "(token-prior). zoo list --kind model names those"
         )
     return model
 

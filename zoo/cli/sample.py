@@ -1,4 +1,4 @@
-"""``zoo sample``: make videos with a trained GAN."""
+"""``zoo sample``: make videos with a trained GAN or prior."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.common import device_option, force_option, json_option, print_json
+from zoo.cli.sampling import label_number, label_option, sampling_of, sampling_options, seed_option
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zoo.assemblies import Gan
 
 
 def _two_numbers(meaning: str, example: str, digits: int) -> Callable[..., tuple[int, int] | None]:
@@ -44,9 +43,10 @@ _size = _two_numbers("HEIGHTxWIDTH", "128x128", 4)
 @click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of the output, such as 4x4.")
 @click.option("--num-frames", type=click.IntRange(min=1), metavar="T", help="Frames a video.")
 @click.option("--fps", type=float, metavar="F", help="Frames a second: the same motion, finer or coarser.")
-@click.option("--label", metavar="N", help="Label of the videos, a number from 0; by chance when left out.")
+@label_option
 @click.option("--size", callback=_size, metavar="HxW", help="Size of a frame, for generators that make any.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same videos.")
+@seed_option
+@sampling_options
 @device_option
 @force_option
 @json_option
@@ -63,8 +63,9 @@ def sample(
     device: str | None,
     force: bool,
     as_json: bool,
+    **drawing: Any,
 ) -> None:
-    """Make new videos with a GAN.
+    """Make new videos with a GAN, or with a prior over tokens.
 
     They stand in a grid in one file. MODEL is a model folder, or the folder of a run. One video is made when
     neither --num nor --grid is given. The frame rate is the one the model was trained on, 10 frames a second
@@ -74,8 +75,9 @@ def sample(
     \b
     Example:
       zoo sample runs/gan out.mp4 --grid 4x4 --num-frames 16 --seed 1
+      zoo sample runs/prior out.mp4 --class wave --num-frames 64 --top-p 0.95
     """
-    from zoo.cli.models import check_output, load_gan
+    from zoo.cli.models import check_output, load_sampler
 
     check_output(output, force=force)
     rows, columns = grid or _square(num or 1)
@@ -84,16 +86,30 @@ def sample(
         raise click.UsageError(
             f"--num {num} does not fit --grid {rows}x{columns}, which holds {rows * columns}."
         )
-    gan = load_gan(model, device)
+    sampler = load_sampler(model, device)
 
     from tqdm import tqdm
 
+    from zoo.assemblies import TokenPrior
     from zoo.data import VideoWriter
 
-    total = num_frames or gan.recipe.clip.num_frames
-    fps = fps or gan.recipe.clip.playback_fps
-    pieces = gan.sample_pieces(
-        num, num_frames=total, fps=fps, label=_number_of(label, gan), size_HW=size, seed=seed
+    more = sampling_of(drawing)
+    if more and not isinstance(sampler, TokenPrior):
+        named = ", ".join(f"--{key.replace('_', '-')}" for key, value in drawing.items() if value is not None)
+        raise click.UsageError(
+            f"{model} is a {sampler.recipe.assembly}, which draws no codes: leave {named} out"
+        )
+    total = num_frames or sampler.recipe.clip.num_frames
+    fps = fps or sampler.recipe.clip.playback_fps
+    number = label_number(label, sampler)
+    pieces = sampler.sample_pieces(
+        num,
+        num_frames=total,
+        fps=fps,
+        label=number,
+        size_HW=size,
+        seed=seed,
+        **more,  # type: ignore[arg-type]
     )
     with (
         VideoWriter(output, fps=fps, force=force) as writer,
@@ -107,17 +123,6 @@ def sample(
         print_json({"output": str(output), "num": num, "num_frames": frames, "fps": fps, "seed": seed})
     else:
         click.echo(f"{output}: {num} video(s) of {frames} frames at {fps:g} frames a second", err=True)
-
-
-def _number_of(label: str | None, gan: Gan) -> int | None:
-    """Return the number of a label given by number."""
-    if label is None:
-        return None
-    if not label.isdecimal():
-        raise click.BadParameter(
-            f"{label!r} is not a number from 0 to {gan.num_classes - 1}", param_hint="--label"
-        )
-    return int(label)
 
 
 def tile(x_BCTHW: Tensor, *, rows: int, columns: int) -> Tensor:

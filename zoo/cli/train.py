@@ -112,7 +112,7 @@ def _parts_from(words: tuple[str, ...]) -> dict[str, str]:
         if not equals or not folder or kind not in (*KINDS, "tokenizer"):
             raise click.UsageError(
                 f"--init {word!r} is not KIND=FOLDER. KIND is one of {', '.join(KINDS)}, or tokenizer (the "
-                "whole autoencoder of a latent GAN); write for example --init encoder=runs/first."
+                "whole autoencoder of a latent GAN or a prior); write for example --init encoder=runs/first."
             )
         init[kind] = folder
     return init

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.metrics.lpips import LPIPS, load_lpips
     from zoo.metrics.manifold import inside_manifolds
     from zoo.metrics.protocol import ProtocolError, compare
+    from zoo.metrics.rates import rate_distortion
     from zoo.metrics.reconstruction import psnr, psnr_per_clip, ssim, ssim_per_clip
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "nearest_grids": "baselines",
     "psnr": "reconstruction",
     "psnr_per_clip": "reconstruction",
+    "rate_distortion": "rates",
     "ssim": "reconstruction",
     "ssim_per_clip": "reconstruction",
     "stored_bits": "baselines",
@@ -75,6 +77,7 @@ __all__ = [
     "nearest_grids",
     "psnr",
     "psnr_per_clip",
+    "rate_distortion",
     "ssim",
     "ssim_per_clip",
     "stored_bits",

@@ -5,6 +5,7 @@ Shape legend: B clips, C colour channels, T H W frames and pixels; N frames as i
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from zoo.assemblies import TokenPrior
 from zoo.errors import ZooError
 from zoo.metrics import lpips as lpips_module
 from zoo.metrics.baselines import BITS_PER_LATENT, best_nearest, mean_colour, model_bits
@@ -35,8 +37,10 @@ from zoo.metrics.protocol import RealClips, shared_protocol
 
 AUTOENCODER_DEFAULTS = ("psnr", "ssim", "lpips", "codebook", "baselines")
 AUTOENCODER_METRICS = (*AUTOENCODER_DEFAULTS, "rfvd")
-GAN_DEFAULTS = ("lpips_diversity",)
-GAN_METRICS = (*DISTRIBUTION_METRICS, *GAN_DEFAULTS)
+GAN_DEFAULTS: tuple[str, ...] = ("lpips_diversity",)
+GAN_METRICS: tuple[str, ...] = (*DISTRIBUTION_METRICS, *GAN_DEFAULTS)
+PRIOR_DEFAULTS = ("bits_per_code", *GAN_DEFAULTS)
+PRIOR_METRICS = (*GAN_METRICS, "bits_per_code")
 
 _SAMPLES_AT_ONCE = 8  # a part of what sample i is: it comes from seed + i // 8
 
@@ -73,14 +77,14 @@ def evaluate(
 
     The model is put in evaluation mode and back; no gradient is kept. Clips are taken one batch at a
     time; one that cannot be read is left out and named in the protocol. An autoencoder is measured on
-    decode(encode(x)); a GAN on samples it draws from `seed`.
+    decode(encode(x)); a GAN or a prior on samples it draws from `seed`, a prior on the clips' codes besides.
 
     Args:
         model: An assembly: autoencoder or gan.
         dataset: Clips as `zoo.data.open_clips` gives them.
-        metrics: Some of `AUTOENCODER_METRICS` or `GAN_METRICS`; when left out those that need no weights
-            from elsewhere. Those that the clips are too small for are listed under ``left_out`` with the
-            reason.
+        metrics: Some of `AUTOENCODER_METRICS`, `GAN_METRICS` or `PRIOR_METRICS`; when left out those that
+            need no weights from elsewhere. Those that the clips are too small for are listed under
+            ``left_out`` with the reason.
         batch_size: Clips in memory at once; the figures do not depend on it.
         num_clips: Clips measured, evenly spaced over the data set; all when left out.
         num_workers: Processes that decode clips; chosen by `zoo.data.make_loader` when left out.
@@ -107,8 +111,11 @@ def evaluate(
     is_autoencoder = hasattr(model, "encode") and hasattr(model, "decode")
     if not is_autoencoder and not hasattr(model, "sample"):
         raise ZooError(f"{type(model).__name__} neither encodes and decodes nor samples: nothing to measure")
-    known = AUTOENCODER_METRICS if is_autoencoder else GAN_METRICS
-    defaults = AUTOENCODER_DEFAULTS if is_autoencoder else GAN_DEFAULTS
+    known, defaults = GAN_METRICS, GAN_DEFAULTS
+    if is_autoencoder:
+        known, defaults = AUTOENCODER_METRICS, AUTOENCODER_DEFAULTS
+    elif isinstance(model, TokenPrior):
+        known, defaults = PRIOR_METRICS, PRIOR_DEFAULTS
     wanted = tuple(defaults if metrics is None else metrics)
     if unknown := [metric for metric in wanted if metric not in known]:
         raise ZooError(
@@ -260,6 +267,9 @@ def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> d
             replicates=setting.replicates,
         )
         batches = _added(batches, distances)
+    losses: list[float] = []  # nats a code, of each clip
+    if "bits_per_code" in setting.wanted and "label" not in model.generator.conditions:
+        batches = _coded(batches, model, losses, seed=seed)
     network: lpips_module.LPIPS | None = None
     per_pair: defaultdict[str, list[float]] = defaultdict(list)
     left_out: dict[str, str] = {}
@@ -297,6 +307,11 @@ def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> d
     }
     protocols = {name: {**diversity, "num_fake": 2 * pairs} for name in values}
     num_fake = 0
+    if losses:
+        values["bits_per_code"] = sum(losses) / len(losses) / math.log(2)
+        protocols["bits_per_code"] = {"estimator": "cross entropy of the prior's own loss, mean over clips"}
+    elif "bits_per_code" in setting.wanted:
+        left_out["bits_per_code"] = "the prior is told labels, which are not read here"
     if distances is not None:
         num_fake = setting.num_samples or real.num
         for x_BCTHW in _samples(model, num_fake, num_frames=size[1], setting=setting):
@@ -330,6 +345,16 @@ def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> d
 def _added(batches: Iterable[Tensor], distances: ClipDistances) -> Iterator[Tensor]:
     for x_BCTHW in batches:
         distances.add_real(x_BCTHW)
+        yield x_BCTHW
+
+
+def _coded(
+    batches: Iterable[Tensor], model: TokenPrior, losses: list[float], *, seed: int
+) -> Iterator[Tensor]:
+    for x_BCTHW in batches:
+        for x_1CTHW in torch.split(x_BCTHW, 1):
+            rng = torch.Generator().manual_seed(seed + len(losses))
+            losses.append(float(model.loss(x_1CTHW.to(next(model.parameters()).device), generator=rng)))
         yield x_BCTHW
 
 

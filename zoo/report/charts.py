@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
 from zoo.report.run_folder import Points
 
-_WIDTH, _HEIGHT = 440.0, 230.0
+WIDTH, HEIGHT = 440.0, 230.0
+"""Of a chart, in units of its own."""
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 12.0, 42.0
 _MAX_POINTS = 400
 _LOG_FROM = 30.0
@@ -64,6 +66,40 @@ def line_chart(
     (x0, y0), (x1, y1) = finite[0], finite[-1]
     spoken = f"{y_label}: {number(y0)} at {x_label} {number(x0)}, {number(y1)} at {x_label} {number(x1)}"
     return _svg(parts, spoken)
+
+
+def curves(series: Mapping[str, Points], *, x_label: str, y_label: str) -> Markup:
+    """Draw one quantity over another, several curves in one plot area, as the inside of an SVG.
+
+    Args:
+        series: (x, y) of each curve, x rising and above 0, on a logarithmic axis; a single point is a mark.
+        x_label: What runs to the right.
+        y_label: What is measured, with its unit.
+    """
+    every = [point for points in series.values() for point in points]
+    if not every:
+        return Markup("")
+    xs, ys = [x for x, _ in every], [y for _, y in every]
+    frame = _Frame(x=(min(xs) / 1.15, max(xs) * 1.15), y=_range(ys, log=False), log_x=True)
+    parts = [frame.axes(x_label + ", log scale", y_label)]
+    for index, (name, points) in enumerate(series.items()):
+        parts.append(Markup('<polyline class="line s{}" points="{}"/>').format(index, frame.path(points)))
+        for x, y in points:
+            across, down = frame.place(x, y)
+            parts.append(
+                Markup(
+                    '<circle class="dot s{}" cx="{}" cy="{}" r="{}"><title>{}: {} at {}</title></circle>'
+                ).format(
+                    index,
+                    _short(across),
+                    _short(down),
+                    3 if len(points) > 1 else 5,
+                    name,
+                    number(y),
+                    number(x),
+                )
+            )
+    return Markup("").join(parts)
 
 
 def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
@@ -132,14 +168,16 @@ def number(value: float) -> str:
 
 
 class _Frame:
-    """The plot area and its two scales, of which the upright one may be logarithmic."""
+    """The plot area and its two scales, each of which may be logarithmic."""
 
-    def __init__(self, *, x: tuple[float, float], y: tuple[float, float], log: bool = False) -> None:
-        self.x, self.y, self.log = _widened(x), _widened(y), log
+    def __init__(
+        self, *, x: tuple[float, float], y: tuple[float, float], log: bool = False, log_x: bool = False
+    ) -> None:
+        self.x, self.y, self.log, self.log_x = _widened(x), _widened(y), log, log_x
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + _share(x, self.x) * (_WIDTH - _LEFT - _RIGHT)
-        down = _HEIGHT - _BOTTOM - _share(y, self.y, log=self.log) * (_HEIGHT - _TOP - _BOTTOM)
+        across = _LEFT + _share(x, self.x, log=self.log_x) * (WIDTH - _LEFT - _RIGHT)
+        down = HEIGHT - _BOTTOM - _share(y, self.y, log=self.log) * (HEIGHT - _TOP - _BOTTOM)
         return across, down
 
     def path(self, points: Points) -> str:
@@ -155,23 +193,23 @@ class _Frame:
                     '<text class="tick" x="{3}" y="{4}" text-anchor="end">{5}</text>'
                 ).format(
                     _LEFT,
-                    _WIDTH - _RIGHT,
+                    WIDTH - _RIGHT,
                     _short(y),
                     _LEFT - 7,
                     _short(y + 4),
                     _percent(value) if percent else number(value),
                 )
             )
-        for value in _ticks(self.x):
-            if value % 1:  # steps and codes are counted
+        for value in _ticks(self.x, log=self.log_x):
+            if value % 1 and not self.log_x:  # steps and codes are counted
                 continue
             x, _ = self.place(value, self.y[0])
             parts.append(
                 Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                    _short(x), _HEIGHT - _BOTTOM + 17, number(value)
+                    _short(x), HEIGHT - _BOTTOM + 17, number(value)
                 )
             )
-        floor = _HEIGHT - _BOTTOM
+        floor = HEIGHT - _BOTTOM
         middle = _TOP + (floor - _TOP) / 2
         parts.append(
             Markup(
@@ -181,10 +219,10 @@ class _Frame:
                 "{7}</text>"
             ).format(
                 _LEFT,
-                _WIDTH - _RIGHT,
+                WIDTH - _RIGHT,
                 floor,
-                _LEFT + (_WIDTH - _LEFT - _RIGHT) / 2,
-                _HEIGHT - 6,
+                _LEFT + (WIDTH - _LEFT - _RIGHT) / 2,
+                HEIGHT - 6,
                 x_label,
                 middle,
                 y_label,
@@ -194,9 +232,7 @@ class _Frame:
 
 
 def _svg(parts: Sequence[Markup], spoken: str) -> Markup:
-    head = (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{escape(spoken)}">'
-    )
+    head = f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(spoken)}">'
     return Markup(head) + Markup("").join(parts) + Markup("</svg>")
 
 

@@ -52,6 +52,7 @@ _TITLES = {
     "kvd": "KVD",
     "precision": "Precision of samples",
     "recall": "Recall of samples",
+    "bits_per_code": "Bits a code costs under the prior",
     "lpips_diversity": "LPIPS diversity of samples",
     "lpips_diversity_of_real_clips": "LPIPS diversity of real clips",
 }

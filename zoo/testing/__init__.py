@@ -9,17 +9,30 @@ Importing this package imports no torch.
 """
 
 from zoo.testing.results import Check, CheckFailure, CheckResult, CheckSkipped
-from zoo.testing.runner import EXPECTED, check_part, check_plugin, checks_for, find_parts, run_check
+from zoo.testing.runner import (
+    EXPECTED,
+    FAMILIES,
+    Family,
+    check_part,
+    check_plugin,
+    checks_for,
+    family_of,
+    find_parts,
+    run_check,
+)
 
 __all__ = [
     "EXPECTED",
+    "FAMILIES",
     "Check",
     "CheckFailure",
     "CheckResult",
     "CheckSkipped",
+    "Family",
     "check_part",
     "check_plugin",
     "checks_for",
+    "family_of",
     "find_parts",
     "run_check",
 ]

@@ -46,13 +46,15 @@ def check_finite(subject: Subject) -> None:
 
 
 def check_flat_input_finite(subject: Subject) -> None:
-    """A constant input (a black, grey or white clip) gives finite outputs and gradients."""
+    """A constant input (a black, grey or white clip; one code) gives finite outputs and gradients."""
     for level in (-1.0, 0.0, 1.0):
         module = subject.build()
         inputs = {
             name: torch.full_like(value, level).requires_grad_() if value.is_floating_point() else value
             for name, value in subject.inputs(module, 3).items()
         }
+        if subject.is_prior:
+            inputs["x"].fill_(round((level + 1) / 2 * (subject.ports.codebook_size - 1)))
         with seeded(0):
             outputs = subject.outputs(module, inputs)
         subject.objective(outputs).backward()  # type: ignore[no-untyped-call]
@@ -71,8 +73,11 @@ def check_parameters_get_gradients(subject: Subject) -> None:
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with seeded(0):
         inputs = subject.inputs(module, 3)
-        objective = subject.objective(subject.outputs(module, inputs))
-        if subject.kind == "generator" and hasattr(module, "own_loss"):
+        if subject.is_prior:
+            objective: torch.Tensor = module.loss(inputs.pop("x"), **inputs)
+        else:
+            objective = subject.objective(subject.outputs(module, inputs))
+        if subject.makes_clips and hasattr(module, "own_loss"):
             objective = objective + module.own_loss(inputs)
     if objective.requires_grad:
         objective.backward()  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ class _Plain(nn.Module):
     def __init__(self, subject: Subject) -> None:
         super().__init__()
         self.part = subject.build().eval()
-        self._is_generator = subject.kind == "generator"
+        self._is_generator = subject.makes_clips
 
     def forward(self, inputs: Inputs) -> Any:
         if self._is_generator:

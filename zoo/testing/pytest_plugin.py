@@ -86,7 +86,7 @@ def _parts(config: pytest.Config) -> list[Part]:
 
 
 def _items(config: pytest.Config, parts: list[Part]) -> list[Any]:
-    from zoo.testing import CheckFailure, checks_for
+    from zoo.testing import CheckFailure, checks_for, family_of
 
     expected: dict[str, str] = {}
     for mapping in config.hook.pytest_zoo_expected_failures():
@@ -94,7 +94,7 @@ def _items(config: pytest.Config, parts: list[Part]) -> list[Any]:
     unused = set(expected)
     items = []
     for part in parts:
-        for check in checks_for(part.kind):
+        for check in checks_for(family_of(part)):
             keys = (check.name, f"{part.name}:{check.name}", f"{part.full_name}:{check.name}")
             marks = [
                 pytest.mark.xfail(reason=expected[key], strict=True, raises=CheckFailure)

@@ -7,29 +7,46 @@ import importlib
 import time
 import traceback
 from collections.abc import Callable
+from typing import Literal
 
-from zoo.errors import UnknownNameError
+from zoo.errors import PluginError, UnknownNameError
 from zoo.parts import KINDS, Kind, Part
 from zoo.testing.results import Check, CheckFailure, CheckResult, CheckSkipped, Status
 
-EXPECTED: dict[Kind, tuple[int, int]] = {
+Family = Kind | Literal["prior"]
+"""Whose checks they are: those of a kind; a generator that emits indices has checks of its own."""
+FAMILIES: tuple[Family, ...] = (*KINDS, "prior")
+EXPECTED: dict[Family, tuple[int, int]] = {
     "encoder": (38, 32),
     "quantizer": (43, 35),
     "decoder": (40, 34),
     "generator": (46, 37),
     "discriminator": (41, 36),
+    "prior": (40, 34),
 }
-"""For each kind: how many checks there are, and how many of them no part can skip."""
+"""For each family: how many checks there are, and how many of them no part can skip."""
 
 
-def checks_for(kind: Kind) -> list[Check]:
-    """List every check of a kind of part, slow ones last.
+def family_of(part: Part) -> Family:
+    """Return whose checks a part has to face; a prior is told by the attribute `emits` of its class."""
+    if part.kind != "generator":
+        return part.kind
+    try:
+        emits = getattr(part.load(), "emits", None)
+    except PluginError:
+        # Each check tells what is wrong with the import.
+        emits = None
+    return "prior" if emits == "indices" else part.kind
+
+
+def checks_for(kind: Family) -> list[Check]:
+    """List every check of a family of parts, slow ones last.
 
     Raises:
         AssertionError: There are not as many as `EXPECTED` says, so that none gets lost unseen.
     """
-    if kind not in KINDS:
-        raise UnknownNameError(f"there is no kind of part {kind!r}; there are {', '.join(KINDS)}")
+    if kind not in FAMILIES:
+        raise UnknownNameError(f"there is no kind of part {kind!r}; there are {', '.join(FAMILIES)}")
     modules = ("description", "behaviour", "state", kind, "compiled")
     found: list[Check] = []
     for name in modules:
@@ -92,7 +109,8 @@ def check_part(
         AssertionError: Fewer checks ran than every part of the kind has to face.
     """
     results: list[CheckResult] = []
-    for check in checks_for(part.kind):
+    family = family_of(part)
+    for check in checks_for(family):
         if check.slow and not slow:
             result = CheckResult(part.kind, part.full_name, check.name, "skipped", "slow; not asked for", 0.0)
         else:
@@ -100,7 +118,7 @@ def check_part(
         results.append(result)
         if progress is not None:
             progress(result)
-    total, unskippable = EXPECTED[part.kind]
+    total, unskippable = EXPECTED[family]
     ran = sum(result.status != "skipped" for result in results)
     told = f"{part.kind} {part.full_name!r}: {ran} of {len(results)} checks ran"
     assert len(results) == total, f"{told}, there are {total}"

@@ -74,7 +74,19 @@ class Subject:
                 f"{self.part.spec.target} gave a {type(module).__name__}",
                 "derive the class from torch.nn.Module",
             )
+        if getattr(module, "emits", None) == "indices" and device == "cpu":
+            _wake(module, seed)
         return module
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether the part is a generator that emits indices."""
+        return self.kind == "generator" and bool(self.ports.emits == "indices")
+
+    @property
+    def makes_clips(self) -> bool:
+        """Whether the part is a generator that emits clips."""
+        return self.kind == "generator" and not self.is_prior
 
     @property
     def is_image(self) -> bool:
@@ -86,6 +98,8 @@ class Subject:
         """Two sizes that the part has to accept: (T, H, W), (t, h, w) or (num_frames, 0, 0)."""
         if self.kind == "encoder":
             return [self.pixels(grid) for grid in GRIDS]
+        if self.is_prior:
+            return [self.ports.grid_thw] * 2
         if self.kind == "generator":
             return [(num_frames, 0, 0) for num_frames in NUM_FRAMES]
         if self.kind == "discriminator":
@@ -106,9 +120,18 @@ class Subject:
     def inputs(
         self, module: Any, batch: int = 2, *, size: int = 0, seed: int = 0, device: str = "cpu"
     ) -> Inputs:
-        """Draw valid inputs of the size with that number in `sizes()`; video in [-1, 1], latents normal."""
+        """Draw valid inputs of the size with that number in `sizes()`.
+
+        Video is in [-1, 1], latents are normal, codes of a prior even.
+        """
         generator = torch.Generator().manual_seed(1000 + seed)
         T, H, W = self.sizes()[size]
+        if self.is_prior:
+            shape = (batch, self.ports.num_codebooks, T, H, W)
+            codes = {"x": torch.randint(self.ports.codebook_size, shape, generator=generator)}
+            if self.ports.num_classes:
+                codes["label_B"] = torch.randint(self.ports.num_classes, (batch,), generator=generator)
+            return {name: value.to(device) for name, value in codes.items()}
         if self.kind == "generator":
             noise = module.draw_noise(batch, T, generator=generator, device=torch.device(device))
             if not isinstance(noise, dict) or not all(isinstance(value, Tensor) for value in noise.values()):
@@ -139,18 +162,24 @@ class Subject:
 
     def call(self, module: nn.Module, inputs: Inputs) -> Any:
         """Run the part's forward."""
-        if self.kind == "generator":
+        if self.makes_clips:
             return module(inputs)
         told = {name: value for name, value in inputs.items() if name != "x"}
         return module(inputs["x"], **told)
 
     def outputs(self, module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-        """Run the part's forward and name every tensor that comes out.
+        """Run the part's forward, and a prior's loss, and name every tensor that comes out.
 
         Raises:
             CheckFailure: The result is not of the type that the contract gives for the kind.
         """
-        return self.named(self.call(module, inputs))
+        named = self.named(self.call(module, inputs))
+        if self.is_prior:
+            prior: Any = module
+            told = {name: value for name, value in inputs.items() if name != "x"}
+            rng = torch.Generator().manual_seed(0)
+            named["loss"] = prior.loss(inputs["x"], generator=rng, **told)
+        return named
 
     def named(self, result: Any) -> dict[str, Tensor]:
         """Name every tensor of a result."""
@@ -192,6 +221,15 @@ class Subject:
                 weights = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
                 terms.append((value * weights).sum() / value.shape[0])
         return torch.stack([term.float() for term in terms]).sum()
+
+
+def _wake(module: nn.Module, seed: int) -> None:
+    """Give weights that start at zero, as the last of a transformer may, values that let inputs through."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1, generator=rng)
 
 
 def _describe(result: Any) -> str:

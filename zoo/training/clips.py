@@ -1,17 +1,21 @@
-"""The clips of a run: which are trained on, which are held out, and endless batches of the former."""
+"""What a run is fed: clips or tokens to train on, in endless batches, and clips that are held out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.assemblies import TokenPrior
 from zoo.errors import DataError
 from zoo.training.run import Labelled
 
 if TYPE_CHECKING:
+    from zoo.assemblies import Assembly
     from zoo.data import ClipDataset, ClipStream
     from zoo.recipes import Recipe, Train
+    from zoo.tokens import TokenClips
 
 
 class Clips:
@@ -74,6 +78,72 @@ class Clips:
             "heldout_clips": _length(self.heldout),
             "labels": self.trained.labels,
         }
+
+
+class TokenData:
+    """Tokens to train a prior on; attributes and methods as those of `Clips`. Nothing is held out to measure.
+
+    Args:
+        tokens: Windows of tokens.
+        train: The recipe's training section.
+    """
+
+    heldout = None
+    why_not = "these are tokens, and what samples look like is measured on clips: zoo eval RUN --data CLIPS"
+
+    def __init__(self, tokens: TokenClips, *, train: Train) -> None:
+        self.trained = tokens
+        self._train = train
+
+    def check(self, model: Assembly) -> None:
+        """Refuse tokens of another tokenizer than the prior's.
+
+        Raises:
+            WeightsError: They are.
+        """
+        assert isinstance(model, TokenPrior)
+        self.trained.check(model.tokenizer)
+
+    def batches(self, start: int) -> Iterator[Labelled]:
+        from zoo.tokens import iter_batches
+
+        train = self._train
+        batches = iter_batches(self.trained, batch_size=train.batch_size, seed=train.seed, start_step=start)
+        return (Labelled(batch["indices_Bqthw"], batch["label_B"]) for batch in batches)
+
+    def skipped(self) -> list[list[str]]:
+        return [[source, "shorter than a window"] for source in self.trained.too_short]
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "source": str(self.trained.folder),
+            "description": self.trained.description,
+            "heldout": self.why_not,
+            "clips": len(self.trained),
+            "heldout_clips": None,
+            "labels": self.trained.labels,
+        }
+
+
+def is_token_folder(data: Any) -> bool:
+    """Return whether a source is a folder that `zoo tokenize` made."""
+    from zoo.tokens.metadata import FILE
+
+    return isinstance(data, str | os.PathLike) and (Path(data) / FILE).is_file()
+
+
+def open_tokens(folder: str | os.PathLike[str], recipe: Recipe, model: Assembly) -> TokenData:
+    """Open a folder of tokens for a prior.
+
+    Raises:
+        DataError: The model is no prior, or the folder is damaged or of another grid.
+    """
+    from zoo.tokens import TokenClips
+
+    if not isinstance(model, TokenPrior):
+        raise DataError(f"{folder} holds tokens, which train a prior; {model.name} learns from clips")
+    tokens = TokenClips(folder, grid=model.generator.grid_thw, seed=recipe.train.seed)
+    return TokenData(tokens, train=recipe.train)
 
 
 def open_data(data: Any, recipe: Recipe, *, num_workers: int | None) -> Clips:

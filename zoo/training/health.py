@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from zoo.assemblies import Assembly, Autoencoder, Gan
+from zoo.assemblies import Assembly, Autoencoder, Sampler
 from zoo.training.callbacks import Callback
 
 _PATIENCE = 200
@@ -169,7 +169,7 @@ def make_health(model: Assembly, *, quiet: bool) -> Health | None:
         return None
     return Health(
         num_codes=int(model.quantizer.codebook_size) if isinstance(model, Autoencoder) else 0,
-        is_gan=isinstance(model, Gan),
+        is_gan=isinstance(model, Sampler),
         adversarial=recipe.train.objective.adversarial is not None,
         stop=recipe.train.health == "stop",
         quiet=quiet,

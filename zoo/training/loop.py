@@ -1,6 +1,7 @@
 """The training loop: the model's step and the discriminators' step, side by side, for every family.
 
-A VQ-VAE takes the model's step alone; a VQGAN takes both; a GAN takes both with nothing to reconstruct.
+A VQ-VAE takes the model's step alone; a VQGAN takes both; a GAN takes both with nothing to reconstruct. A
+prior over tokens takes a step of its own: it has nothing to show to a discriminator.
 This is the algorithm of https://arxiv.org/abs/1406.2661 with the model's update first, so that the clips
 it made are judged once more, detached, instead of being made again.
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.assemblies import Autoencoder, Gan
+from zoo.assemblies import Autoencoder, Gan, Sampler, TokenPrior
 from zoo.errors import TrainingError
 from zoo.outputs import Judged
 from zoo.training import objectives
@@ -72,9 +73,12 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.
     taken = [next(batches).to(run.device) for _ in range(max(1, turns))]
-    with run.autocast():
-        taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
-    made, numbers = model_step(run, taken[0])
+    if isinstance(run.model, TokenPrior):
+        numbers = prior_step(run, taken[0])
+    else:
+        with run.autocast():
+            taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
+        made, numbers = model_step(run, taken[0])
     for turn in range(turns):
         if turn:
             made = _make_aside(run, taken[turn], turn)
@@ -138,6 +142,27 @@ def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
         numbers["loss"] = loss.detach()
         numbers["grad_norm"] = run.player.update(loss, step=run.step, numbers=numbers)
     return made.detach(), numbers
+
+
+def prior_step(run: Run, batch: Labelled) -> Numbers:
+    """Update a prior on codes.
+
+    Args:
+        run: State of the run.
+        batch: Clips, or codes of clips.
+
+    Returns:
+        `tokens`, the cross entropy in nats a code, `loss` and `grad_norm`.
+    """
+    model, term = run.model, run.train.objective.tokens
+    assert isinstance(model, TokenPrior)
+    assert term is not None
+    label_B = _labels(batch, model) if model.num_classes else None
+    with run.autocast():
+        loss = model.loss(batch.x_BCTHW, label_B=label_B, generator=run.generator("prior"))
+    numbers = {"tokens": loss.detach(), "loss": term.weight * loss.detach()}
+    numbers["grad_norm"] = run.player.update(term.weight * loss.float(), step=run.step, numbers=numbers)
+    return numbers
 
 
 def _adversarial_terms(
@@ -272,7 +297,7 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     return Made(x_BCTHW, x_BCTHW, selection, latents=latents, own_loss=own_loss)
 
 
-def _labels(batch: Labelled, model: Gan) -> Tensor:
+def _labels(batch: Labelled, model: Sampler) -> Tensor:
     """Return the labels of a batch for a model that needs them.
 
     Raises:
@@ -283,7 +308,7 @@ def _labels(batch: Labelled, model: Gan) -> Tensor:
         found = "none" if label_B is None else sorted(set(label_B.tolist()))
         raise TrainingError(
             f"{model.name!r} makes clips of {num} labels, 0 to {num - 1}; the data has {found}. Set "
-            "num_classes of generator and discriminator to what the data has, or 0"
+            "num_classes of the generator (and the discriminators) to what the data has, or 0"
         )
     return label_B
 

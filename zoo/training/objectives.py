@@ -286,6 +286,20 @@ def check_objective(name: str, recipe: Recipe) -> None:
             f"{name!r} is a GAN: it reconstructs nothing, so {_list(foreign)} of train.objective has no "
             f"input; leave them out (train.objective.{min(foreign)}: null)"
         )
+    if (recipe.assembly == "token-prior") != ("tokens" in asked) or ("tokens" in asked and len(asked) > 1):
+        what = "a prior over tokens" if recipe.assembly == "token-prior" else f"a {recipe.assembly}"
+        cure = "set it to {}" if recipe.assembly == "token-prior" else "set it to null"
+        raise TrainingError(
+            f"{name!r} is {what}: train.objective.tokens is what a prior is trained with, and nothing else "
+            f"is; {cure}, and the other terms to null: {_list(asked - {'tokens'}) or 'none'}"
+        )
+    if recipe.assembly == "token-prior":
+        if recipe.discriminator:
+            raise TrainingError(
+                f"{name!r} is a prior over tokens, which shows nothing to discriminators; set "
+                "discriminator: []"
+            )
+        return
     if "adversarial" in asked and not recipe.discriminator:
         raise TrainingError(
             f"{name!r} has an adversarial term but no discriminator; add one (discriminator: patch3d), or "

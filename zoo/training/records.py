@@ -39,7 +39,7 @@ def refuse_existing_run(folder: Path, *, force: bool) -> None:
             f"{str(folder)!r} exists; --resume goes on from its checkpoint, --force starts again, --out DIR "
             "writes elsewhere (resume=True, force=True, out=... in Python)"
         )
-    if not (folder / FACTS).is_file():
+    if not any((folder / run / FACTS).is_file() for run in (".", "tokenizer")):
         raise OutputExistsError(
             f"{str(folder)!r} exists and is not the folder of a run (it has no {FACTS}), so it is not "
             "replaced even with --force; give another --out"

@@ -31,7 +31,7 @@ class Labelled(NamedTuple):
     """A batch to train on.
 
     Attributes:
-        x_BCTHW: Clips in [-1, 1].
+        x_BCTHW: Clips in [-1, 1], or int64 codes indices_Bqthw.
         label_B: int64 label of each clip, -1 where it has none; None when the data has no labels.
     """
 
@@ -39,9 +39,10 @@ class Labelled(NamedTuple):
     label_B: Tensor | None = None
 
     def to(self, device: torch.device) -> Labelled:
-        """Return the batch on a device, in float32."""
+        """Return the batch on a device, clips in float32."""
         label_B = None if self.label_B is None else self.label_B.to(device)
-        return Labelled(self.x_BCTHW.to(device, torch.float32), label_B)
+        dtype = torch.int64 if self.x_BCTHW.dtype == torch.int64 else torch.float32
+        return Labelled(self.x_BCTHW.to(device, dtype), label_B)
 
 
 class Player:
@@ -138,6 +139,7 @@ def start(model: Assembly, device: torch.device) -> Run:
     """Make ready to train a model: optimisers, schedules, moving average, perceptual network."""
     train = model.recipe.train
     model.to(device).train()
+    model.before_training()
     opponent = None
     if train.objective.adversarial is not None:
         config = train.discriminator_optimizer or train.optimizer

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from zoo.assemblies import Assembly, Autoencoder, Gan
+from zoo.assemblies import Assembly, Autoencoder, Sampler
 from zoo.errors import DataError, TrainingError
 from zoo.metrics import Stopped, evaluate
 from zoo.training.callbacks import Callbacks
@@ -244,14 +244,14 @@ class Session:
 
     @torch.no_grad()
     def _write_samples(self) -> None:
-        """Write a few clips: originals once, reconstructions (or a GAN's samples) for this step."""
+        """Write a few clips: originals once, reconstructions (or samples) for this step."""
         from zoo.data import write_video
 
         folder = self.folder / "samples"
         fps = self.run.model.recipe.clip.playback_fps
         model = self.best.eval()
         clips: dict[str, Tensor] = {}
-        if isinstance(model, Gan):
+        if isinstance(model, Sampler):
             clips[f"step-{self.run.step:08d}"] = model.sample(NUM_SAMPLES, seed=self.run.train.seed)
         elif self.heldout is not None:
             length = len(self.heldout)  # type: ignore[arg-type]

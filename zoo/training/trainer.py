@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.assemblies import LatentGan
+from zoo.assemblies import ASSEMBLIES, Sampler
 from zoo.building import build, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
 from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
-from zoo.training.clips import Clips, open_data
+from zoo.training.clips import Clips, TokenData, is_token_folder, open_data, open_tokens
+from zoo.training.first_stage import FOLDER, train_first_stage
 from zoo.training.health import make_health
 from zoo.training.interrupts import Interrupts
 from zoo.training.objectives import check_objective
@@ -89,7 +90,8 @@ def train(
 
     Args:
         name: Recipe, as for `zoo.build`.
-        data: Source of clips, as for `zoo.data.open_clips`, or a data set of clips.
+        data: Source of clips, as for `zoo.data.open_clips`, or a data set of clips. A prior over tokens also
+            learns from a folder that `zoo.tokens.tokenize` made with its tokenizer.
         out: Folder of the run; ``runs/<name>`` when left out.
         steps: Updates of the model, instead of the recipe's. With `resume` it may be raised; a schedule
             that decays is then stretched from here on.
@@ -114,24 +116,13 @@ def train(
     recipe = resolved.recipe
     check_objective(resolved.name, recipe)
     folder = Path(out) if out is not None else Path("runs") / resolved.name
-    snapshot = _checkpoint(folder, recipe, resume=resume, force=force)
+    needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
+    is_early = needs_tokenizer and (folder / FOLDER).exists() and not (folder / "checkpoint").exists()
+    snapshot = None if resume and is_early else _checkpoint(folder, recipe, resume=resume, force=force)
     try:
         onto = pick_device(device)
     except DeviceError as error:
         raise TrainingError(str(error)) from error
-    clips = open_data(data, recipe, num_workers=num_workers)
-    model = build(name, init=None if resume else init, seed=recipe.train.seed, **changes)
-    if snapshot is not None:
-        init = snapshot.state["facts"].get("init")  # what the run began with
-    elif isinstance(model, LatentGan) and "tokenizer" not in (init or {}):
-        raise TrainingError(
-            f"{model.name!r} makes latents of a trained tokenizer and was given none: train a model of the "
-            "same encoder, quantizer and decoder, then add --init tokenizer=FOLDER"
-        )
-    health = make_health(model, quiet=not progress)
-    own = [health] if health is not None else []
-    watchers = Callbacks([*own, *callbacks], callbacks_of_plugins(recipe.model_dump(mode="json")))
-    facts = _facts(model, clips, onto)
     command = functools.partial(
         train_command,
         name,
@@ -144,6 +135,47 @@ def train(
         callbacks=callbacks,
         overrides=overrides,
     )
+    if needs_tokenizer and snapshot is None:
+        if is_token_folder(data):
+            raise TrainingError(
+                f"{data} holds tokens, and their tokenizer is needed too: add --init tokenizer=FOLDER, the "
+                "model that made them"
+            )
+        first = train_first_stage(
+            train,
+            resolved.name,
+            recipe,
+            folder,
+            data=data,
+            resume=resume,
+            force=force,
+            progress=progress,
+            num_workers=num_workers,
+            device=device,
+        )
+        if first is not None and first.interrupted:
+            result = dataclasses.replace(first, folder=folder, resume_command=command(resume=True))
+            if progress:
+                print(f"{resolved.name} goes on with:\n  {result.resume_command}", file=sys.stderr)
+            return result
+        init = {**(init or {}), "tokenizer": folder / FOLDER}
+    # Clips first: a source that is not there is told at once. Tokens can only be told with their tokenizer.
+    clips: Clips | TokenData | None = None
+    if not is_token_folder(data):
+        clips = open_data(data, recipe, num_workers=num_workers)
+    model = build(name, init=init if snapshot is None else None, seed=recipe.train.seed, **changes)
+    if clips is None:
+        clips = open_tokens(data, recipe, model)
+        if snapshot is None:
+            clips.check(model)
+    if isinstance(model, Sampler) and model.num_classes:
+        model.labels = clips.trained.labels
+    if snapshot is not None:
+        init = snapshot.state["facts"].get("init")  # what the run began with
+    health = make_health(model, quiet=not progress)
+    own = [health] if health is not None else []
+    watchers = Callbacks([*own, *callbacks], callbacks_of_plugins(recipe.model_dump(mode="json")))
+    facts = _facts(model, clips, onto)
     facts |= {"command": command(), "resume_command": command(resume=True)}
     facts["init"] = {part: str(source) for part, source in init.items()} if init else None
     with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
@@ -164,6 +196,8 @@ def train(
         )
         if snapshot is not None:
             restore(run, snapshot)
+            if isinstance(clips, TokenData):
+                clips.check(run.model)
             _go_on(session, snapshot)
             snapshot = None  # it is as large as the model and its optimizers
         try:
@@ -172,7 +206,9 @@ def train(
             watchers.close()
 
 
-def _run(session: Session, clips: Clips, interrupts: Interrupts, watchers: Callbacks) -> TrainResult:
+def _run(
+    session: Session, clips: Clips | TokenData, interrupts: Interrupts, watchers: Callbacks
+) -> TrainResult:
     """Train, measure, save and report, writing down in run.json how it ended."""
     facts = session.facts
     evaluation: dict[str, Any] | None = None
@@ -269,7 +305,7 @@ def _with_steps(overrides: Mapping[str, Any], steps: int | None) -> dict[str, An
     return {**overrides, "train": {**section, "steps": steps}}
 
 
-def _facts(model: Assembly, clips: Clips, device: torch.device) -> dict[str, Any]:
+def _facts(model: Assembly, clips: Clips | TokenData, device: torch.device) -> dict[str, Any]:
     """What run.json says from the start.
 
     `seconds` are those of steps, without starting up, measuring and saving; `waited_seconds` is the part of

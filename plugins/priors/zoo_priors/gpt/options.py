@@ -1,0 +1,54 @@
+"""What is wrong with options of the GPT prior."""
+
+from __future__ import annotations
+
+from zoo.errors import RecipeError
+
+PART = "generator 'gpt'"
+PATTERNS = ("parallel", "delay")
+POSITIONS = ("rope", "learned")
+_LEAST_ROPE = 6
+
+
+def three(grid: list[int]) -> tuple[int, int, int]:
+    """Return (t, h, w) of the grid."""
+    if len(grid) != 3 or min(grid) < 1:
+        raise RecipeError(
+            f"{PART}: grid is {list(grid)}; it must be [frames, rows, columns], such as [4, 32, 32]"
+        )
+    return grid[0], grid[1], grid[2]
+
+
+def check_name(option: str, value: str, names: tuple[str, ...]) -> None:
+    """Refuse a name that is none of those there are."""
+    if value not in names:
+        raise RecipeError(f"{PART}: {option} is {value!r}; it must be one of {', '.join(names)}")
+
+
+def check_chance(**options: float) -> None:
+    """Refuse chances outside [0, 1)."""
+    for option, value in options.items():
+        if not 0 <= value < 1:
+            raise RecipeError(f"{PART}: {option} is {value}; it must be at least 0 and below 1")
+
+
+def check_width(hidden_dim: int, num_heads: int, positions: str) -> None:
+    """Refuse heads that the width cannot be shared out to, or whose channels three axes cannot share."""
+    head_dim = hidden_dim // num_heads
+    if hidden_dim % num_heads:
+        raise RecipeError(
+            f"{PART}: hidden_dim is {hidden_dim}; it must be a multiple of num_heads = {num_heads}"
+        )
+    if positions == "rope" and (head_dim % 2 or head_dim < _LEAST_ROPE):
+        raise RecipeError(
+            f"{PART}: a head has hidden_dim / num_heads = {head_dim} channels; with positions = 'rope' it "
+            f"needs an even number of at least {_LEAST_ROPE}. Take fewer heads, or positions = 'learned'"
+        )
+
+
+def check_labels(num_classes: int, label_dropout: float) -> None:
+    """Refuse a number of classes below 0, and labels to drop where there are none."""
+    if num_classes < 0:
+        raise RecipeError(f"{PART}: num_classes is {num_classes}; it must be 0 or more")
+    if label_dropout and not num_classes:
+        raise RecipeError(f"{PART}: label_dropout is {label_dropout} and num_classes is 0; set num_classes")
