@@ -83,8 +83,7 @@ class Stream:
         self._dtype = dtype or start_D.dtype
         start_D = start_D.to(self._dtype)
         self._wide = torch.promote_types(self._dtype, torch.float32)
-        # A CPU multiplies half precision only after copying, which for all that is kept would cost more than
-        it  # saves.
+        # A CPU multiplies half precision only after copying, which would cost more than it saves.
         self._kept = self._wide if start_D.device.type == "cpu" else self._dtype
         self._grid_thw = prior.grid_thw
         self._num_heads = prior.num_heads
