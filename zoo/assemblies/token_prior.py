@@ -48,9 +48,9 @@ class TokenPrior(Sampler):
 
     @classmethod
     def offers(cls, recipe: Recipe, kind: Kind, ports: Mapping[Kind, Ports]) -> dict[str, Any]:
-        if kind != "generator":
+        encoder, quantizer, clip = ports.get("encoder"), ports.get("quantizer"), recipe.clip
+        if kind != "generator" or encoder is None or quantizer is None or quantizer.continuous:
             return {}
-        encoder, quantizer, clip = ports["encoder"], ports["quantizer"], recipe.clip
         size_THW = (clip.num_frames, clip.height, clip.width)
         return {
             "codebook_size": quantizer.codebook_size,
