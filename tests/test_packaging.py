@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLED = ["gan", "quantizers", "timm", "tokenizers", "vqvae"]
+BUNDLED = ["gan", "priors", "quantizers", "timm", "tokenizers", "vqvae"]
 
 
 def build_wheel(project: Path, out: Path) -> Path:

@@ -109,7 +109,7 @@ def test_inheritance_merges_same_parts_and_starts_others_clean(tmp_path: Path) -
 
 
 def test_one_of_several_discriminators_is_changed_by_its_number() -> None:
-    source = catalogue().source("gan-video-tiny")
+    source = catalogue().source("gan-video-base")
     recipe = resolve(source, {"discriminator": {"1": {"noise_sigma": 0.0}}}, catalogue().recipes).recipe
     assert [choice.options["noise_sigma"] for choice in recipe.discriminator] == [0.1, 0.0]
     with pytest.raises(RecipeError, match=r"there are 2 discriminators.*discriminator\.1\.weight"):

@@ -138,7 +138,7 @@ def test_info_of_a_part_lists_options_with_defaults_and_meanings(run_zoo: Zoo) -
     }
     assert all(option["doc"] for option in facts["options"])
     both = out_json(run_zoo("info", "videogpt", "--json"))
-    assert [part["kind"] for part in both["parts"]] == ["encoder", "decoder"]
+    assert [part["kind"] for part in both["parts"]] == ["generator", "encoder", "decoder"]
     assert said(run_zoo("info", "videogpt", "--kind", "decoder"), 0).startswith("videogpt (decoder)")
 
 
