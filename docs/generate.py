@@ -206,12 +206,14 @@ def json_schema() -> dict[str, Any]:
             if name in docs:
                 field["description"] = docs[name]
     word = {"type": "string", "description": "Name of the part."}
-    for choice in ("PartChoice", "DiscriminatorChoice"):
+    for choice in ("PartChoice", "DiscriminatorChoice", "FirstStage"):
         # Left out, `use` is the one of the recipe that this one extends.
         definitions[choice].pop("required", None)
+    for choice in ("PartChoice", "DiscriminatorChoice"):
         definitions[choice]["additionalProperties"] = True
     for kind in ("encoder", "quantizer", "decoder", "generator"):
         schema["properties"][kind]["anyOf"].insert(0, word)
+    schema["properties"]["tokenizer"]["anyOf"].insert(0, {**word, "description": "Name of the recipe."})
     one = {"anyOf": [word, {"$ref": "#/$defs/DiscriminatorChoice"}]}
     discriminator = schema["properties"]["discriminator"]
     schema["properties"]["discriminator"] = {

@@ -29,7 +29,7 @@ CONVERTERS = [
     Converter(
         "videogpt-prior",
         "zoo_priors.videogpt.weights:map_videogpt_prior_state_dict",
-        recipes=("vqvae-prior-video-*",),
+        recipes=("vqvae-prior-video-base*",),
         summary="VideoGPT with the VQ-VAE in it: the Lightning checkpoints that its load_videogpt downloads.",
         source="https://github.com/wilson1yan/VideoGPT#using-pretrained-videogpts",
         arguments={"attention": "generator.attention"},
