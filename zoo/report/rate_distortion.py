@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from zoo.report.charts import HEIGHT, WIDTH, curves
 from zoo.report.names import with_unit
@@ -45,17 +45,30 @@ def rate_distortion_svg(result: Mapping[str, Any]) -> str:
         }
         panel = curves(series, x_label="bits per pixel", y_label=with_unit(figure))
         if panel:
-            down = _HEAD + len(panels) * HEIGHT
-            panels.append(Markup('<g transform="translate(0 {})">{}</g>').format(f"{down:g}", panel))
+            panels.append(panel)
+    return picture(panels, names, spoken="rate-distortion curves of " + ", ".join(names))
+
+
+def picture(panels: Sequence[Markup], names: Sequence[str], *, spoken: str) -> str:
+    """Return charts of `zoo.report.charts.curves`, one under the other, as one SVG file.
+
+    Args:
+        panels: The charts, all of the same series.
+        names: Of the series, at most three; written above the charts in their colours.
+        spoken: What the picture is, for those who hear it.
+    """
     keys = []
     for index, name in enumerate(names):
         place = Markup('<text class="s{}" x="{}" y="20">{}</text>')
         keys.append(place.format(index, f"{58 + 90 * (len(names) - 1 - index):g}", name))
+    moved = [
+        Markup('<g transform="translate(0 {})">{}</g>').format(f"{_HEAD + n * HEIGHT:g}", panel)
+        for n, panel in enumerate(panels)
+    ]
     height = _HEAD + len(panels) * HEIGHT
-    size = f"{WIDTH:g} {height:g}"
-    spoken = Markup.escape("rate-distortion curves of " + ", ".join(names))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" role="img" aria-label="{spoken}">'
-        f'<style>{_STYLE}</style><rect class="page" width="100%" height="100%"/>'
-        f"{Markup('').join(keys + panels)}</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
+        f'aria-label="{escape(spoken)}"><style>{_STYLE}</style>'
+        '<rect class="page" width="100%" height="100%"/>'
+        f"{Markup('').join([*keys, *moved])}</svg>\n"
     )
