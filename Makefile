@@ -2,6 +2,7 @@
 # make test       ruff, mypy and pytest
 # make test-wheel the built wheel in an environment of its own, with a third-party plugin added
 # make test-slow  the tests that take minutes
+# make reliability  everything of docs/reliability.md, measured anew; hours
 # make docs       write the generated pages anew
 # make clean      remove the environment and caches; runs/ stays
 #
@@ -21,7 +22,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PROJECTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-wheel test-slow docs clean
+.PHONY: demo test test-wheel test-slow reliability docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -48,6 +49,10 @@ test-wheel: .venv/.installed-test
 
 test-slow: .venv/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+
+reliability: .venv/.installed-test
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m chaos
+	$(BIN)/python docs/generate.py
 
 docs: .venv/.installed-test
 	$(BIN)/python docs/generate.py

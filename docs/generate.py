@@ -1,5 +1,5 @@
 """Writes the pages that follow from the code: docs/cli.md, docs/recipe-schema.md, the tables in README.md,
-docs/tokenizers.md, docs/gans.md and docs/weights.md.
+docs/tokenizers.md, docs/gans.md, docs/weights.md and docs/reliability.md.
 
 ``python docs/generate.py`` writes them; with ``--check`` it leaves with 1 when one of them is out of date,
 which tests/test_docs.py holds too.
@@ -30,6 +30,7 @@ from zoo.discovery import catalogue
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 from gans_page import gan_table  # noqa: E402 - a file beside this one, however this one is run
+from reliability_page import reliability_table  # noqa: E402 - alike
 from tokenizers_page import tokenizer_tables  # noqa: E402 - alike
 
 NOTE = "<!-- Written by docs/generate.py. Do not edit. -->"
@@ -64,6 +65,9 @@ def pages() -> dict[Path, str]:
             ROOT / "docs" / "tokenizers.md", "tokenizers", tokenizer_tables(facts_of)
         ),
         ROOT / "docs" / "gans.md": with_part(ROOT / "docs" / "gans.md", "gans", gan_table(facts_of)),
+        ROOT / "docs" / "reliability.md": with_part(
+            ROOT / "docs" / "reliability.md", "reliability", reliability_table()
+        ),
     }
 
 
