@@ -24,7 +24,7 @@ from torch import Tensor
 
 import zoo
 from benchmarks.measure import processor
-from benchmarks.two_stages import Commands, write_sheet
+from benchmarks.two_stages import Commands, settings, train, write_sheet
 from zoo.assemblies import TokenPrior
 from zoo.data import open_clips
 from zoo.metrics import ssim_per_clip
@@ -38,32 +38,20 @@ SHOWN = 4
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def settings(**values: Any) -> list[str]:
-    """Return options `--set field=value`, with `__` for a dot."""
-    return [word for k, v in values.items() for word in ("--set", f"{k.replace('__', '.')}={v}")]
-
-
-def train(out: Path, *, tokenizer_steps: int, prior_steps: int, num_clips: int) -> Commands:
-    """Train both stages by the commands that a user would type."""
-    commands = Commands(out)
+def train_both(out: Path, *, tokenizer_steps: int, prior_steps: int, num_clips: int) -> Commands:
+    """Train both stages on sequences of what is given and what is predicted."""
     frames = GIVEN + PREDICTED
-    clip = settings(clip__num_frames=frames, clip__fps=10)
     # Flipped digits are no digits; black and white needs no perceptual loss.
-    plain = settings(train__augment="[]")
-    tokenizer, tokens, prior = out / "tokenizer", out / "tokens", out / "prior"
-    commands.zoo(
-        "train", "zoo-causal-video-tiny-1k", "--data", "moving-mnist", "--out", tokenizer, *clip, *plain,
-        *settings(train__objective__perceptual="null", train__batch_size=4, train__steps=tokenizer_steps),
-    )  # fmt: skip
-    commands.zoo(
-        "tokenize", tokenizer, "--data", "moving-mnist", "--out", tokens, "--workers", "1",
-        "--num-clips", str(num_clips), "--num-frames", str(frames),
-    )  # fmt: skip
-    commands.zoo(
-        "train", "vqvae-prior-video-tiny", "--data", tokens, "--init", f"tokenizer={tokenizer}",
-        "--out", prior, *clip, *plain, *settings(train__steps=prior_steps),
-    )  # fmt: skip
-    return commands
+    plain = settings(clip__num_frames=frames, clip__fps=10, train__augment="[]")
+    alone = settings(train__objective__perceptual="null", train__batch_size=4, train__steps=tokenizer_steps)
+    return train(
+        out,
+        "moving-mnist",
+        tokenizer=alone,
+        tokens=["--num-clips", str(num_clips), "--num-frames", str(frames)],
+        prior=settings(train__steps=prior_steps),
+        both=plain,
+    )
 
 
 @torch.no_grad()
@@ -98,7 +86,7 @@ def curve(x_NCTHW: Tensor, y_NCTHW: Tensor) -> list[float]:
 def main(out: Path, tokenizer_steps: int, prior_steps: int, num_clips: int, num: int) -> None:
     """Train, predict, print the curve, and write docs/moving-mnist.{json,svg,png}."""
     torch.set_num_threads(1)
-    commands = train(out, tokenizer_steps=tokenizer_steps, prior_steps=prior_steps, num_clips=num_clips)
+    commands = train_both(out, tokenizer_steps=tokenizer_steps, prior_steps=prior_steps, num_clips=num_clips)
     model = zoo.load(out / "prior")
     assert isinstance(model, TokenPrior)
     x_NCTHW, ends = predict(model, num)

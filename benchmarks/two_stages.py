@@ -1,4 +1,4 @@
-"""What the two scripts on tokens and priors share: `zoo` commands in turn, and sheets of frames.
+"""What the two scripts on tokens and priors share: the commands of both stages in turn, and sheets of frames.
 
 Shape legend: N clips, C colour channels, T H W frames and pixels.
 """
@@ -58,6 +58,35 @@ class Commands:
     def cpu_minutes(self) -> float:
         """Processor time of all commands, in minutes."""
         return sum(float(one["cpu_s"]) for one in self.done.values()) / 60
+
+
+def settings(**values: Any) -> list[str]:
+    """Return options `--set field=value`, with `__` for a dot."""
+    return [word for k, v in values.items() for word in ("--set", f"{k.replace('__', '.')}={v}")]
+
+
+def train(
+    out: Path, data: str, *, tokenizer: list[str], tokens: list[str], prior: list[str], both: list[str]
+) -> Commands:
+    """Train zoo-causal-video-tiny-1k and vqvae-prior-video-tiny by the commands that a user would type.
+
+    Args:
+        out: Folder of tokenizer/, tokens/ and prior/.
+        data: Source of clips.
+        tokenizer: More options of the tokenizer's training.
+        tokens: More options of `zoo tokenize`.
+        prior: More options of the prior's training.
+        both: More options of both trainings.
+
+    Returns:
+        The commands, with what each took.
+    """
+    commands, made = Commands(out), out / "tokenizer"
+    commands.zoo("train", "zoo-causal-video-tiny-1k", "--data", data, "--out", made, *both, *tokenizer)
+    commands.zoo("tokenize", made, "--data", data, "--out", out / "tokens", "--workers", "1", *tokens)
+    first = ("--data", out / "tokens", "--init", f"tokenizer={made}", "--out", out / "prior")
+    commands.zoo("train", "vqvae-prior-video-tiny", *first, *both, *prior)
+    return commands
 
 
 def _used() -> float:
