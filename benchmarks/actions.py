@@ -36,8 +36,8 @@ SHOWN = 2
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of models and tokens.")
 @click.option("--num-classes", default=4, show_default=True, help="Classes in the folder.")
-@click.option("--tokenizer-steps", default=3000, show_default=True, help="Steps of the tokenizer.")
-@click.option("--prior-steps", default=2500, show_default=True, help="Steps of the prior.")
+@click.option("--tokenizer-steps", default=2000, show_default=True, help="Steps of the tokenizer.")
+@click.option("--prior-steps", default=2000, show_default=True, help="Steps of the prior.")
 @click.option("--num-samples", default=64, show_default=True, help="Samples that FVD is measured on.")
 @click.option("--temperature", default=0.9, show_default=True, help="Of the samples on the sheet.")
 def main(
@@ -57,7 +57,10 @@ def main(
         tokenizer=settings(train__steps=tokenizer_steps),
         tokens=[],
         prior=settings(
-            generator__num_classes=num_classes, generator__label_dropout=0.1, train__steps=prior_steps
+            generator__num_classes=num_classes,
+            generator__label_dropout=0.1,
+            train__batch_size=8,
+            train__steps=prior_steps,
         ),
         both=[],
     )

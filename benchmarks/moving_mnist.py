@@ -49,7 +49,7 @@ def train_both(out: Path, *, tokenizer_steps: int, prior_steps: int, num_clips: 
         "moving-mnist",
         tokenizer=alone,
         tokens=["--num-clips", str(num_clips), "--num-frames", str(frames)],
-        prior=settings(train__steps=prior_steps),
+        prior=settings(train__batch_size=8, train__steps=prior_steps),
         both=plain,
     )
 
@@ -79,8 +79,8 @@ def curve(x_NCTHW: Tensor, y_NCTHW: Tensor) -> list[float]:
 
 @click.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of models and tokens.")
-@click.option("--tokenizer-steps", default=3000, show_default=True, help="Steps of the tokenizer.")
-@click.option("--prior-steps", default=3000, show_default=True, help="Steps of the prior.")
+@click.option("--tokenizer-steps", default=3500, show_default=True, help="Steps of the tokenizer.")
+@click.option("--prior-steps", default=2000, show_default=True, help="Steps of the prior.")
 @click.option("--num-clips", default=10_000, show_default=True, help="Sequences that the prior trains on.")
 @click.option("--num", default=100, show_default=True, help="Held-out sequences that are predicted.")
 def main(out: Path, tokenizer_steps: int, prior_steps: int, num_clips: int, num: int) -> None:

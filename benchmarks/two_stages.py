@@ -35,8 +35,12 @@ class Commands:
             json.loads(self._log.read_text(encoding="utf-8")) if self._log.exists() else {}
         )
 
-    def zoo(self, *words: str | Path) -> str:
+    def zoo(self, *words: str | Path, goes_on: Path | None = None) -> str:
         """Run `zoo WORDS` on one thread and return what it printed; of an earlier run if it ended well.
+
+        Args:
+            *words: The command.
+            goes_on: Folder of a training that may have been cut off, and is then resumed.
 
         Raises:
             SystemExit: It ended with an error.
@@ -47,6 +51,8 @@ class Commands:
             before = _used()
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             whole = [sys.executable, "-m", "zoo", *map(str, words)]
+            if goes_on is not None and (goes_on / "checkpoint").is_dir():
+                whole.append("--resume")
             ended = subprocess.run(whole, stdout=subprocess.PIPE, text=True, env=environment, check=False)
             if ended.returncode:
                 raise SystemExit(f"{line}: ended with exit code {ended.returncode}")
@@ -81,11 +87,12 @@ def train(
     Returns:
         The commands, with what each took.
     """
-    commands, made = Commands(out), out / "tokenizer"
-    commands.zoo("train", "zoo-causal-video-tiny-1k", "--data", data, "--out", made, *both, *tokenizer)
+    commands, made, top = Commands(out), out / "tokenizer", out / "prior"
+    first = ("zoo-causal-video-tiny-1k", "--data", data, "--out", made)
+    commands.zoo("train", *first, *both, *tokenizer, goes_on=made)
     commands.zoo("tokenize", made, "--data", data, "--out", out / "tokens", "--workers", "1", *tokens)
-    first = ("--data", out / "tokens", "--init", f"tokenizer={made}", "--out", out / "prior")
-    commands.zoo("train", "vqvae-prior-video-tiny", *first, *both, *prior)
+    second = ("vqvae-prior-video-tiny", "--data", out / "tokens", "--init", f"tokenizer={made}", "--out", top)
+    commands.zoo("train", *second, *both, *prior, goes_on=top)
     return commands
 
 
@@ -104,4 +111,4 @@ def write_sheet(rows: list[Tensor], path: Path, *, gap: int = 2) -> None:
     whole_HWC = torch.cat(
         [torch.nn.functional.pad(p, (0, 0, 0, width - p.shape[1]), value=1.0) for p in parts]
     )
-    write_video(whole_HWC.permute(2, 0, 1)[:, None].clamp(-1, 1), path, force=True)
+    write_video(path, whole_HWC.permute(2, 0, 1)[:, None].clamp(-1, 1), fps=1, force=True)

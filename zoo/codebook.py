@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from zoo.nearest import nearest_codes, pieces
+from zoo.ranks import distributed, everywhere, places_of_ranks
 
 
 def count_codes(indices: Tensor, codebook_size: int) -> Tensor:
@@ -70,17 +71,24 @@ def sum_by_code(z_BDn: Tensor, indices_Bn: Tensor, codebook_size: int) -> Tensor
 def draw_vectors(z_BDn: Tensor, num: int) -> Tensor:
     """Draw vectors_KD of the batch without repeats, or jittered repeats where it has too few.
 
-    Draws from torch's global generator. Across processes all get those of rank 0.
+    Draws from torch's global generator, on rank 0 for all: as one process would from the whole batch.
     """
     b, d, n = z_BDn.shape
-    order_N = torch.randperm(b * n, device=z_BDn.device)
-    chosen_K = order_N.repeat(-(-num // (b * n)))[:num]
-    vectors_KD = z_BDn[chosen_K // n, :, chosen_K % n]
-    if num > b * n:
-        vectors_KD = vectors_KD + torch.randn_like(vectors_KD) * (0.01 / d**0.5)
+    before, total = places_of_ranks(b * n, z_BDn.device)
+    order_N = torch.randperm(total, device=z_BDn.device)
+    chosen_K = order_N.repeat(-(-num // total))[:num]
+    noise_KD = torch.randn(num, d, device=z_BDn.device) * (0.01 / d**0.5) if num > total else None
     if distributed():
-        vectors_KD = vectors_KD.contiguous()
-        dist.broadcast(vectors_KD, 0)
+        dist.broadcast(chosen_K, 0)
+    mine_K = chosen_K - before
+    here_K = (mine_K >= 0) & (mine_K < b * n)
+    vectors_KD = z_BDn.new_zeros(num, d)
+    vectors_KD[here_K] = z_BDn[mine_K[here_K] // n, :, mine_K[here_K] % n]
+    vectors_KD = everywhere(vectors_KD)
+    if noise_KD is not None:
+        if distributed():
+            dist.broadcast(noise_KD, 0)
+        vectors_KD = vectors_KD + noise_KD.to(vectors_KD.dtype)
     return vectors_KD
 
 
@@ -124,17 +132,3 @@ def move_averages(N_K: Tensor, z_avg_KD: Tensor, z_BDn: Tensor, indices_Bn: Tens
     counts_K, sums_KD = count_and_sum(z_BDn, indices_Bn, N_K.shape[0])
     N_K.mul_(decay).add_(counts_K, alpha=1 - decay)
     z_avg_KD.mul_(decay).add_(sums_KD, alpha=1 - decay)
-
-
-def everywhere(total: Tensor) -> Tensor:
-    """Return the sum over all processes, as a new tensor where there are several."""
-    if not distributed():
-        return total
-    total = total.clone()
-    dist.all_reduce(total)
-    return total
-
-
-def distributed() -> bool:
-    """Whether several processes train together."""
-    return dist.is_available() and dist.is_initialized()

@@ -62,6 +62,13 @@ class Selection(NamedTuple):
         frames_BT = None if self.frames_BT is None else self.frames_BT.to(device)
         return Selection(frames_BT, [None if place is None else place.to(device) for place in self.places])
 
+    def part(self, clips: slice) -> Selection:
+        """Return the selection of some clips."""
+        return Selection(
+            None if self.frames_BT is None else self.frames_BT[clips],
+            [None if place is None else place[clips] for place in self.places],
+        )
+
     def repeat(self, times: int) -> Selection:
         """Return the selection for as many batches one after the other."""
         frames_BT = None if self.frames_BT is None else self.frames_BT.repeat(times, 1)

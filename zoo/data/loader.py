@@ -26,6 +26,7 @@ from zoo.data.stream import ClipStream, Job
 from zoo.errors import DataError
 
 _PREFETCH = 4
+WHOLE = slice(None)
 Key = tuple[int, int]
 
 
@@ -57,16 +58,21 @@ class ClipLoader:
         num_workers: int,
         order: Order | None,
         start_step: int,
+        part: slice,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.start_step = start_step
+        self.part = part
         self._order = order
 
     def __iter__(self) -> Iterator[Batch]:
         if isinstance(self.dataset, ClipStream):
-            batches = _stream_batches(self.dataset, self.batch_size, self.num_workers, self.start_step)
+            jobs = self.dataset.jobs(self.start_step * self.batch_size)
+            own = range(self.batch_size)[self.part]
+            jobs = (job for place, job in enumerate(jobs) if place % self.batch_size in own)
+            batches = _stream_batches(jobs, len(own), self.num_workers)
         else:
             assert self._order is not None
             batches = _worker_batches(self.dataset, self._order, self.num_workers)
@@ -84,6 +90,7 @@ def make_loader(
     shuffle: bool = True,
     drop_last: bool = False,
     start_step: int = 0,
+    part: slice = WHOLE,
 ) -> ClipLoader:
     """Make batches of a data set.
 
@@ -101,6 +108,7 @@ def make_loader(
         shuffle: Endless seeded order for training, or one pass for evaluation.
         drop_last: Leave the last batch of a pass out when it is not full.
         start_step: Number of the first batch.
+        part: Which clips of each batch to make; the others are left to other ranks.
 
     Raises:
         DataError: A number is out of range, the data set is empty; while iterating, when too many
@@ -123,8 +131,11 @@ def make_loader(
             seed=seed,
             drop_last=drop_last,
             start_step=start_step,
+            part=part,
         )
-    return ClipLoader(dataset, batch_size=batch_size, num_workers=workers, order=order, start_step=start_step)
+    return ClipLoader(
+        dataset, batch_size=batch_size, num_workers=workers, order=order, start_step=start_step, part=part
+    )
 
 
 class Order(Sampler[list[Key]]):
@@ -137,6 +148,7 @@ class Order(Sampler[list[Key]]):
         seed: Seed of the permutations.
         drop_last: Leave out a last batch that is not full.
         start_step: Number of the first batch.
+        part: Which clips of each batch are wanted.
     """
 
     def __init__(
@@ -148,6 +160,7 @@ class Order(Sampler[list[Key]]):
         seed: int,
         drop_last: bool,
         start_step: int,
+        part: slice = WHOLE,
     ) -> None:
         self.num_clips = num_clips
         self.epoch = epoch
@@ -155,12 +168,13 @@ class Order(Sampler[list[Key]]):
         self.seed = seed
         self.drop_last = drop_last
         self.start_step = start_step
+        self.part = part
 
     def __iter__(self) -> Iterator[list[Key]]:
         places = self._places(self.start_step * self.batch_size)
         while batch := list(islice(places, self.batch_size)):
             if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
+                yield batch[self.part]
 
     def _places(self, start: int) -> Iterator[Key]:
         if self.epoch is not None:
@@ -238,10 +252,7 @@ def _worker_batches(dataset: ClipDataset, order: Order, num_workers: int) -> Ite
         yield batch
 
 
-def _stream_batches(
-    stream: ClipStream, batch_size: int, num_workers: int, start_step: int
-) -> Iterator[Batch]:
-    jobs = stream.jobs(start_step * batch_size)
+def _stream_batches(jobs: Iterator[Job], batch_size: int, num_workers: int) -> Iterator[Batch]:
     if not num_workers:
         while items := [job() for job in islice(jobs, batch_size)]:
             yield stack(items)

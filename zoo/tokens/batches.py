@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.loader import Order
+from zoo.data.loader import WHOLE, Order
 from zoo.errors import DataError
 from zoo.tokens.dataset import TokenClips
 
@@ -38,6 +38,7 @@ def iter_batches(
     shuffle: bool = True,
     drop_last: bool = False,
     start_step: int = 0,
+    part: slice = WHOLE,
 ) -> Iterator[TokenBatch]:
     """Make batches of windows: batch s depends on the seeds and s alone.
 
@@ -48,6 +49,7 @@ def iter_batches(
         shuffle: Endless full batches in a seeded order for training, or one pass for evaluation.
         drop_last: Leave the last batch of a pass out when it is not full.
         start_step: Number of the first batch; it begins there without replaying.
+        part: Which windows of each batch to make; the others are left to other ranks.
 
     Raises:
         DataError: A number is out of range.
@@ -63,6 +65,7 @@ def iter_batches(
         seed=seed,
         drop_last=drop_last,
         start_step=start_step,
+        part=part,
     )
     return (_batch(dataset, keys) for keys in order)
 

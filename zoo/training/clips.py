@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.assemblies import TokenPrior
 from zoo.errors import DataError
+from zoo.ranks import share
 from zoo.training.run import Labelled
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Clips:
             num_workers=self._num_workers,
             seed=self._train.seed,
             start_step=start,
+            part=share(self._train.batch_size),
         )
         return (Labelled(batch["x_BCTHW"], batch["label_B"]) for batch in loader)
 
@@ -108,7 +110,13 @@ class TokenData:
         from zoo.tokens import iter_batches
 
         train = self._train
-        batches = iter_batches(self.trained, batch_size=train.batch_size, seed=train.seed, start_step=start)
+        batches = iter_batches(
+            self.trained,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            start_step=start,
+            part=share(train.batch_size),
+        )
         return (Labelled(batch["indices_Bqthw"], batch["label_B"]) for batch in batches)
 
     def skipped(self) -> list[list[str]]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zoo.assemblies import Autoencoder, Gan, Sampler, TokenPrior
 from zoo.errors import TrainingError
 from zoo.outputs import Judged
+from zoo.ranks import rank, share, shared_draw, world_size
 from zoo.training import objectives
 from zoo.training.augment import Augment
 from zoo.training.regularizers import between, due, gradient_penalty_r1, gradient_penalty_wgan
@@ -73,6 +74,8 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.
     taken = [next(batches).to(run.device) for _ in range(max(1, turns))]
+    if rank():  # the first rank's chance is that of a run alone, which its checkpoints keep
+        torch.manual_seed(run.generator(f"rank {rank()}").initial_seed())
     if isinstance(run.model, TokenPrior):
         numbers = prior_step(run, taken[0])
     else:
@@ -278,12 +281,14 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     """Reconstruct clips, or make as many of the same length and labels from noise."""
     model, x_BCTHW = run.model, batch.x_BCTHW
     num, num_frames = len(x_BCTHW), x_BCTHW.shape[2]
-    selection = model.select(num, num_frames, generator=run.generator("frames", turn)).to(run.device)
+    whole = model.select(num * world_size(), num_frames, generator=run.generator("frames", turn))
+    selection = whole.part(share(num * world_size())).to(run.device)
     if isinstance(model, Autoencoder):
         result = model(x_BCTHW)
         return Made(result.x_BCTHW, selection.of(result.x_BCTHW), selection, result.quantized)
     assert isinstance(model, Gan)
-    noise = model.draw_noise(num, num_frames=num_frames, generator=run.generator("noise", turn))
+    rng = run.generator("noise", turn)
+    noise = shared_draw(lambda n: model.draw_noise(n, num_frames=num_frames, generator=rng), num)
     if model.num_classes:
         noise["label"] = _labels(batch, model)
     latents: tuple[Tensor, ...] = ()

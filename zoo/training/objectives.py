@@ -32,6 +32,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
+from zoo.ranks import mean_everywhere, shared_draw
 
 if TYPE_CHECKING:
     from zoo.outputs import Judged
@@ -204,7 +205,7 @@ def feature_matching_term(
         distances = []
         for theirs, mine in zip(real.features, fake.features, strict=True):
             pair = theirs.detach().float(), mine.float()
-            a, b = pair if paired else (pair[0].mean(0), pair[1].mean(0))
+            a, b = pair if paired else (mean_everywhere(side.mean(0)) for side in pair)
             distances.append(F.l1_loss(b, a))
         terms.append(weight * _mean(distances))
     return torch.stack(terms).sum()
@@ -241,8 +242,8 @@ def perceptual_term(
     """
     num_clips, _, num_frames = x_BCTHW.shape[:3]
     if term.num_frames is not None and term.num_frames < num_frames:
-        frames_BT = torch.rand(num_clips, num_frames, generator=generator).argsort(1)[:, : term.num_frames]
-        frames_BT = frames_BT.to(x_BCTHW.device)
+        order_BT = shared_draw(lambda n: torch.rand(n, num_frames, generator=generator), num_clips).argsort(1)
+        frames_BT = order_BT[:, : term.num_frames].to(x_BCTHW.device)
         clips_B1 = torch.arange(num_clips, device=x_BCTHW.device)[:, None]
         # Two index tensors around a slice put the indexed axes first.
         pairs = [x[clips_B1, :, frames_BT] for x in (made_x_BCTHW, x_BCTHW)]
@@ -267,9 +268,11 @@ def adaptive_weight(reference_loss: Tensor, adversarial_loss: Tensor, last_layer
     Returns:
         Scalar without gradient.
     """
-    (reference_gradient,) = torch.autograd.grad(reference_loss, last_layer, retain_graph=True)
-    (adversarial_gradient,) = torch.autograd.grad(adversarial_loss, last_layer, retain_graph=True)
-    weight: Tensor = reference_gradient.norm() / (adversarial_gradient.norm() + _GRADIENT_FLOOR)
+    reference, adversarial = (
+        mean_everywhere(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
+        for loss in (reference_loss, adversarial_loss)
+    )
+    weight: Tensor = reference / (adversarial + _GRADIENT_FLOOR)
     return weight.detach().clamp(0, MAX_ADAPTIVE_WEIGHT)
 
 

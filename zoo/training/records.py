@@ -62,13 +62,15 @@ class Journal:
     Args:
         folder: The run's folder.
         upto: Lines of later steps are dropped: a resumed run takes those steps again.
+        writes: Whether the file is written; one of several ranks does.
 
     Attributes:
         lines: Everything in the file.
     """
 
-    def __init__(self, folder: Path, *, upto: int = 0) -> None:
+    def __init__(self, folder: Path, *, upto: int = 0, writes: bool = True) -> None:
         self._path = folder / METRICS
+        self._writes = writes
         self.lines: list[dict[str, Any]] = []
         if upto and self._path.is_file():
             for text in self._path.read_text(encoding="utf-8").splitlines():
@@ -78,6 +80,8 @@ class Journal:
                     break  # cut short when the process was killed
                 if line["step"] <= upto:
                     self.lines.append(line)
+        if not writes:
+            return
         with new_file(self._path, force=True) as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
 
@@ -86,6 +90,8 @@ class Journal:
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         line = {"step": step, "kind": kind, **finite}
         self.lines.append(line)
+        if not self._writes:
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
+from zoo.ranks import mean_everywhere, shared_draw
 
 if TYPE_CHECKING:
     from zoo.outputs import Judged
@@ -97,7 +98,9 @@ def between(real_x_BCTHW: Tensor, made_x_BCTHW: Tensor, *, generator: torch.Gene
     Returns:
         x_BCTHW without history that requires a gradient.
     """
-    share = torch.rand(len(real_x_BCTHW), generator=generator).to(real_x_BCTHW.device)
+    share = shared_draw(lambda n: torch.rand(n, generator=generator), len(real_x_BCTHW)).to(
+        real_x_BCTHW.device
+    )
     made = made_x_BCTHW.detach().to(real_x_BCTHW.dtype)
     return made.lerp(real_x_BCTHW.detach(), share[:, None, None, None, None]).requires_grad_()
 
@@ -140,7 +143,7 @@ class LecamMeans(nn.Module):
 
     @torch.no_grad()
     def _move(self, means: Tensor, i: int, j: int, logits: Tensor) -> Tensor:
-        newest = logits.float().mean()
+        newest = mean_everywhere(logits.float().mean())
         keep = torch.where(self.updates == 0, 0.0, self.decay)
         means[i, j] = keep * means[i, j] + (1 - keep) * newest
         return means[i, j].clone()
@@ -173,12 +176,14 @@ class PathLengthMean(nn.Module):
             Scalar.
         """
         with torch.autocast(x_BCTHW.device.type, enabled=False):
-            noise = torch.randn(x_BCTHW.shape, generator=generator).to(x_BCTHW.device)
+            shape_CTHW = x_BCTHW.shape[1:]
+            noise = shared_draw(lambda n: torch.randn(n, *shape_CTHW, generator=generator), len(x_BCTHW))
+            noise = noise.to(x_BCTHW.device)
             # One pixel's worth of noise in all, whatever the size, as long as the clip is.
             noise = noise / (x_BCTHW[0, 0].numel() ** 0.5)
             gradients = torch.autograd.grad((x_BCTHW.float() * noise).sum(), list(latents), create_graph=True)
             squares = [g.float().square().sum(-1).reshape(len(g), -1).mean(1) for g in gradients]
             length_B = torch.stack(squares).sum(0).sqrt()
             with torch.no_grad():
-                self.mean.lerp_(length_B.mean(), self.decay)
+                self.mean.lerp_(mean_everywhere(length_B.mean()), self.decay)
             return (length_B - self.mean.clone()).square().mean()

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
+from zoo.ranks import any_rank, average_gradients, distributed, same_everywhere, share
 from zoo.training.augment import make_augment
+from zoo.training.batch_norm import over_whole_batch
 from zoo.training.ema import MovingAverage
 from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
 from zoo.training.regularizers import LecamMeans, PathLengthMean
@@ -63,11 +65,12 @@ class Player:
         Raises:
             TrainingError: Loss or gradient is not finite; this side's weights are as they were.
         """
-        if not bool(torch.isfinite(loss)):
+        if any_rank(not bool(torch.isfinite(loss))):
             raise _not_finite(f"the {self.name}'s loss is {float(loss.detach())}", step, numbers)
         self.schedule.step_update(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         if not bool(torch.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
@@ -138,7 +141,11 @@ class Run:
 def start(model: Assembly, device: torch.device) -> Run:
     """Make ready to train a model: optimisers, schedules, moving average, perceptual network."""
     train = model.recipe.train
+    share(train.batch_size)
     model.to(device).train()
+    if distributed():
+        over_whole_batch(model)
+        same_everywhere(model)
     model.before_training()
     opponent = None
     if train.objective.adversarial is not None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from zoo.assemblies import Assembly, Autoencoder, Sampler
 from zoo.errors import DataError, TrainingError
 from zoo.metrics import Stopped, evaluate
+from zoo.ranks import any_rank, everywhere, gathered, on_first, rank, world_size
 from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint import save_checkpoint
 from zoo.training.clock import Clock
@@ -54,6 +55,8 @@ KEPT = (
 class Session:
     """Drives a run to its last step and keeps its folder.
 
+    Of several ranks each drives its own, in step with the others; the first writes, measures and speaks.
+
     Args:
         run: State of the run.
         folder: The run's folder.
@@ -67,6 +70,9 @@ class Session:
         interrupts: Looked at between steps and between batches of an evaluation.
         num_workers: Processes that decode clips to measure; chosen by the loader when None.
         health: The monitors; one of the callbacks. None when they are off.
+
+    Attributes:
+        interrupted: Whether a signal to any rank ended the training.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Session:
         self._num_workers = num_workers
         self._health = health
         self.saved_step: int | None = None
+        self.interrupted = False
 
     @property
     def best(self) -> Assembly:
@@ -125,8 +132,9 @@ class Session:
             dynamic_ncols=True,
             disable=not self.progress,
         )
+        self.interrupted = any_rank(interrupts.noted is not None)
         with bar:
-            while run.step < config.steps and interrupts.noted is None:
+            while run.step < config.steps and not self.interrupted:
                 try:
                     numbers = training_step(run, clock)
                 except TrainingError as error:
@@ -136,6 +144,7 @@ class Session:
                 except Exception:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
                     if interrupts.noted is not None and clock.failed:
+                        self.interrupted = True
                         break
                     raise
                 values = _floats(numbers)
@@ -145,28 +154,34 @@ class Session:
                 bar.update()
                 bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
                 ends = run.step == config.steps
-                if run.step % config.log_every == 0 or ends:
+                logs = run.step % config.log_every == 0 or ends
+                measures = bool(config.eval_every) and run.step % (config.eval_every or 1) == 0 and not ends
+                if logs:
                     self._log(clock)
                 if run.step % config.save_every == 0 and not ends:
                     self.save()
-                if config.eval_every and run.step % config.eval_every == 0 and not ends:
+                if measures:
                     self.evaluate(num_clips=EVAL_CLIPS)
-                if self._health is not None and self._health.verdict:
+                if self._health is not None and (logs or measures) and any_rank(bool(self._health.verdict)):
                     self.save()
-                    raise TrainingError(self._health.verdict)
+                    raise TrainingError(self._health.verdict or "the first rank's monitors end the run")
                 clock.resume()
+                self.interrupted = any_rank(interrupts.noted is not None)
         self.save()
 
     def save(self) -> None:
         """Save checkpoint, model and run.json; a checkpoint of this very step is not written twice."""
         if self.saved_step == self.run.step:
             return
-        self.note_skipped()
+        self.note_skipped(gathered(self._skipped()))
+        self.saved_step = self.run.step
+        self.facts["step"] = self.run.step
+        on_first(self._save)
+
+    def _save(self) -> None:
         kept = {name: self.facts[name] for name in KEPT}
         snapshot = take_snapshot(self.run, window=self.window.sums, facts=kept)
         save_checkpoint(self.folder / "checkpoint", snapshot)
-        self.saved_step = self.run.step
-        self.facts["step"] = self.run.step
         self.save_model()
         self.write()
         self.callbacks.call("on_save", self.run.step, self.folder)
@@ -177,13 +192,21 @@ class Session:
 
         save(self.best, self.folder / "model", force=True, card=card(self.facts))
 
-    def note_skipped(self) -> None:
-        """Take over which sources could not be read, beside those of the run before it was resumed."""
-        found = {**dict(self.facts["skipped"] or []), **dict(self._skipped())}
+    def note_skipped(self, of_ranks: list[list[list[str]]] | None = None) -> None:
+        """Take over which sources could not be read, beside those of the run before it was resumed.
+
+        Args:
+            of_ranks: What each rank skipped; this one's alone when left out.
+        """
+        found = dict(self.facts["skipped"] or [])
+        for skipped in of_ranks or [self._skipped()]:
+            found |= dict(skipped)
         self.facts["skipped"] = [[source, reason] for source, reason in sorted(found.items())]
 
     def write(self) -> None:
-        """Write run.json."""
+        """Write run.json, on the first rank."""
+        if rank():
+            return
         if self._health is not None:
             self.facts["health"] = self._health.lines()
         write_facts(self.folder, self.facts)
@@ -191,12 +214,17 @@ class Session:
     def evaluate(self, *, num_clips: int | None = None) -> dict[str, Any] | None:
         """Measure the model on held-out clips and write samples of it; None when that cannot be done.
 
+        The first rank does, on every clip once, while the others wait.
+
         Args:
             num_clips: Clips measured, evenly spaced, without the baselines; `FINAL_EVAL_CLIPS`, with them,
                 when left out.
         """
+        return on_first(lambda: self._evaluate(num_clips))
+
+    def _evaluate(self, num_clips: int | None) -> dict[str, Any] | None:
         try:
-            return self._evaluate(num_clips)
+            return self._measure(num_clips)
         except Stopped:
             return None
         except DataError as error:
@@ -209,7 +237,7 @@ class Session:
         finally:
             self.run.model.train()
 
-    def _evaluate(self, num_clips: int | None) -> dict[str, Any] | None:
+    def _measure(self, num_clips: int | None) -> dict[str, Any] | None:
         with isolated_rng():
             self._write_samples()
             if self.heldout is None:
@@ -271,6 +299,6 @@ class Session:
 
 
 def _floats(numbers: Numbers) -> dict[str, float]:
-    """Fetch all numbers from the device at once."""
-    values = torch.stack([value.detach().float().reshape(()) for value in numbers.values()]).tolist()
-    return dict(zip(numbers, values, strict=True))
+    """Fetch all numbers from the device at once, as means over the ranks."""
+    values = torch.stack([value.detach().float().reshape(()) for value in numbers.values()])
+    return dict(zip(numbers, (everywhere(values) / world_size()).tolist(), strict=True))

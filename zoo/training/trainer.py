@@ -19,6 +19,7 @@ from zoo.assemblies import ASSEMBLIES, Sampler
 from zoo.building import build, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
+from zoo.ranks import TIMEOUT_S, any_rank, joined, on_first, own_device, rank, world_size
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
 from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
 from zoo.training.clips import Clips, TokenData, is_token_folder, open_data, open_tokens
@@ -81,12 +82,16 @@ def train(
     num_workers: int | None = None,
     device: str | torch.device | None = None,
     callbacks: Iterable[Any] = (),
+    timeout_s: float = TIMEOUT_S,
     **overrides: Any,
 ) -> TrainResult:
     """Train a model, keeping everything in one folder (see `zoo.training`).
 
     The same recipe, data and seed give the same weights on the same machine, interrupted or not. The
     caller's random generators are left as they were.
+
+    Where `torchrun` started several processes, every batch is shared out among them and the first one writes
+    the folder. The figures of the result are then those of the first rank, and empty on the others.
 
     Args:
         name: Recipe, as for `zoo.build`.
@@ -102,6 +107,7 @@ def train(
         num_workers: Processes that decode clips; chosen by the number of cores when left out.
         device: Where to train; a CUDA device when there is one, or else the CPU.
         callbacks: `zoo.training.Callback` objects, or names: ``("tensorboard",)``.
+        timeout_s: Seconds that a rank waits for the others, where `torchrun` started several.
         **overrides: Changes to the recipe, as for `zoo.build`.
 
     Raises:
@@ -110,7 +116,45 @@ def train(
             missing, damaged or of another recipe.
         ZooError: As `zoo.build` and `zoo.data.open_clips`.
     """
-    callbacks = [callbacks] if isinstance(callbacks, str) else list(callbacks)
+    try:
+        onto = pick_device(device or own_device())
+    except DeviceError as error:
+        raise TrainingError(str(error)) from error
+    with joined(onto, timeout_s):
+        return _train(
+            name,
+            data=data,
+            out=out,
+            steps=steps,
+            resume=resume,
+            force=force,
+            init=init,
+            progress=progress and not rank(),
+            num_workers=num_workers,
+            device=device,
+            callbacks=[callbacks] if isinstance(callbacks, str) else list(callbacks),
+            onto=onto,
+            overrides=overrides,
+        )
+
+
+def _train(
+    name: str | Path | Recipe | Mapping[str, Any],
+    *,
+    data: Any,
+    out: str | Path | None,
+    steps: int | None,
+    resume: bool,
+    force: bool,
+    init: Mapping[str, str | Path] | None,
+    progress: bool,
+    num_workers: int | None,
+    device: str | torch.device | None,
+    callbacks: list[Any],
+    onto: torch.device,
+    overrides: Mapping[str, Any],
+) -> TrainResult:
+    """Train among the ranks that there are."""
     changes = _with_steps(overrides, steps)
     resolved = resolve_recipe(name, changes)
     recipe = resolved.recipe
@@ -119,10 +163,6 @@ def train(
     needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
     is_early = needs_tokenizer and (folder / FOLDER).exists() and not (folder / "checkpoint").exists()
     snapshot = None if resume and is_early else _checkpoint(folder, recipe, resume=resume, force=force)
-    try:
-        onto = pick_device(device)
-    except DeviceError as error:
-        raise TrainingError(str(error)) from error
     command = functools.partial(
         train_command,
         name,
@@ -174,7 +214,9 @@ def train(
         init = snapshot.state["facts"].get("init")  # what the run began with
     health = make_health(model, quiet=not progress)
     own = [health] if health is not None else []
-    watchers = Callbacks([*own, *callbacks], callbacks_of_plugins(recipe.model_dump(mode="json")))
+    watchers = Callbacks(own, [])
+    if not rank():
+        watchers = Callbacks([*own, *callbacks], callbacks_of_plugins(recipe.model_dump(mode="json")))
     facts = _facts(model, clips, onto)
     facts |= {"command": command(), "resume_command": command(resume=True)}
     facts["init"] = {part: str(source) for part, source in init.items()} if init else None
@@ -218,11 +260,11 @@ def _run(
         session.write()
         session.train(clips.batches)
         session.note_skipped()
-        if interrupts.noted is None:
+        if not session.interrupted:
             with contextlib.suppress(KeyboardInterrupt):
                 evaluation = session.evaluate()
-                if interrupts.noted is None:
-                    session.save_model()
+                if not any_rank(interrupts.noted is not None):
+                    on_first(session.save_model)
                     facts["status"] = "finished"
         if facts["status"] != "finished":
             facts["status"] = "interrupted"
@@ -234,8 +276,7 @@ def _run(
         with contextlib.suppress(Exception):
             _report(session)
         raise
-    session.write()
-    _report(session)
+    on_first(lambda: _close(session))
     result = TrainResult(
         folder=session.folder,
         model=session.best.eval(),
@@ -251,6 +292,11 @@ def _run(
     return result
 
 
+def _close(session: Session) -> None:
+    session.write()
+    _report(session)
+
+
 def _last_words(result: TrainResult, interrupts: Interrupts) -> str:
     if result.interrupted:
         why = f" by {interrupts.noted}" if interrupts.noted else ""
@@ -264,20 +310,22 @@ def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> S
     if resume and force:
         raise TrainingError("resume goes on with the run that is there, force replaces it; give one of them")
     if not resume:
-        refuse_existing_run(folder, force=force)
+        on_first(lambda: refuse_existing_run(folder, force=force))
         return None
-    remove_leftovers(folder / "checkpoint")
+    on_first(lambda: remove_leftovers(folder / "checkpoint"))
     snapshot = load_checkpoint(folder / "checkpoint")
     refuse_other_recipe(snapshot, recipe, folder=str(folder))
     return snapshot
 
 
 def _journal(folder: Path, snapshot: Snapshot | None) -> Journal:
+    writes = not rank()
     if snapshot is not None:
-        return Journal(folder, upto=snapshot.state["step"])
-    clear_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Journal(folder)
+        return Journal(folder, upto=snapshot.state["step"], writes=writes)
+    if writes:
+        clear_run(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    return Journal(folder, writes=writes)
 
 
 def _go_on(session: Session, snapshot: Snapshot) -> None:
@@ -290,7 +338,7 @@ def _go_on(session: Session, snapshot: Snapshot) -> None:
             f"{facts['data']['description']}",
             stacklevel=4,
         )
-    if data["heldout"] != facts["data"]["heldout"]:
+    if data["heldout"] != facts["data"]["heldout"] and not rank():
         shutil.rmtree(session.folder / "samples" / "original", ignore_errors=True)
     step = session.run.step
     facts |= {**before, "resumed_at": [*before["resumed_at"], step], "step": step}
@@ -331,6 +379,7 @@ def _facts(model: Assembly, clips: Clips | TokenData, device: torch.device) -> d
         "parameters": model.num_parameters(),
         "discriminator_parameters": judges,
         "device": describe(device),
+        "ranks": world_size(),
         "versions": versions(),
         "data": clips.facts(),
         "skipped": None,
@@ -342,6 +391,9 @@ def _facts(model: Assembly, clips: Clips | TokenData, device: torch.device) -> d
 
 
 def _report(session: Session) -> None:
+    """Write report.html, on the first rank."""
+    if rank():
+        return
     from zoo.report import write_report
 
     try:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from zoo.codebook import distributed
+from zoo.ranks import distributed
 
 _PIECE = 4096
 """Tokens worked on together: 8 MiB a table at 18 bits, in float32."""

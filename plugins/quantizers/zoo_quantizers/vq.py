@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.code_gradients import pull, straight_through
-from zoo.codebook import code_stats, count_codes, draw_vectors, everywhere, k_means, look_up, on_grid
+from zoo.codebook import code_stats, count_codes, draw_vectors, k_means, look_up, on_grid
 from zoo.nearest import nearest_codes
 from zoo.outputs import Quantized
 from zoo.precision import at_least_fp32, full_precision
+from zoo.ranks import everywhere
 from zoo_quantizers.checks import (
     require_at_least_zero,
     require_decay,

@@ -15,6 +15,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
+from zoo.ranks import mean_everywhere, shared_draw, world_size
 from zoo.training.augment.base import Augment, split_colors
 from zoo.training.augment.geometry import warp
 
@@ -87,7 +88,8 @@ class AdaptiveAugment(Augment):
     def update(self, real_logits: Sequence[Tensor], num_clips: int) -> None:
         """Count the signs of these scores, mean over each head, then heads, and move p when it is time."""
         signs = torch.stack([logits.detach().sign().double().mean() for logits in real_logits])
-        self.sign_sum += signs.mean().to(self.sign_sum.device) * num_clips
+        sign, num_clips = mean_everywhere(signs.mean()), num_clips * world_size()
+        self.sign_sum += sign.to(self.sign_sum.device) * num_clips
         self.clips += num_clips
         self.updates += 1
         if int(self.updates) < self.interval:
@@ -111,10 +113,10 @@ def draw_geometry(num: int, p: float, *, generator: torch.Generator) -> Drawn:
     either = 1 - math.sqrt(1 - p)
 
     def uniform() -> Tensor:
-        return torch.rand(num, generator=generator, dtype=torch.float64)
+        return shared_draw(lambda n: torch.rand(n, generator=generator, dtype=torch.float64), num)
 
     def normal() -> Tensor:
-        return torch.randn(num, generator=generator, dtype=torch.float64)
+        return shared_draw(lambda n: torch.randn(n, generator=generator, dtype=torch.float64), num)
 
     def maybe(value: Tensor, neutral: float, chance: float = p) -> Tensor:
         return torch.where(uniform() < chance, value, neutral)
@@ -158,10 +160,10 @@ def draw_colors(num: int, p: float, *, generator: torch.Generator) -> Drawn:
     """Draw what recolours each clip, float64."""
 
     def uniform() -> Tensor:
-        return torch.rand(num, generator=generator, dtype=torch.float64)
+        return shared_draw(lambda n: torch.rand(n, generator=generator, dtype=torch.float64), num)
 
     def normal() -> Tensor:
-        return torch.randn(num, generator=generator, dtype=torch.float64)
+        return shared_draw(lambda n: torch.randn(n, generator=generator, dtype=torch.float64), num)
 
     def maybe(value: Tensor, neutral: float) -> Tensor:
         return torch.where(uniform() < p, value, neutral)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from zoo.ranks import shared_draw
 from zoo.training.augment.base import Augment, split_colors
 
 TRANSLATION_SHARE = 0.125
@@ -44,7 +45,7 @@ class DiffAugment(Augment):
 
 
 def _color(x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
-    drawn_B3 = torch.rand(len(x_BCTHW), 3, generator=generator).to(x_BCTHW.device)
+    drawn_B3 = shared_draw(lambda n: torch.rand(n, 3, generator=generator), len(x_BCTHW)).to(x_BCTHW.device)
     light, saturation, contrast = (column[:, None, None, None, None] for column in drawn_B3.unbind(1))
     colors, rest = split_colors(x_BCTHW)
     return torch.cat([adjust_colors(colors, light - 0.5, 2 * saturation, contrast + 0.5), rest], 1)
@@ -59,11 +60,15 @@ def adjust_colors(x_BCTHW: Tensor, light: Tensor, saturation: Tensor, contrast: 
     return mean + contrast * (x_BCTHW - mean)
 
 
+def _whole_numbers(low: int, high: int, num: int, generator: torch.Generator) -> Tensor:
+    return shared_draw(lambda n: torch.randint(low, high, (n,), generator=generator), num)
+
+
 def _translation(x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
     shifts = []
     for size in x_BCTHW.shape[3:]:
         most = int(size * TRANSLATION_SHARE + 0.5)
-        shifts.append(torch.randint(-most, most + 1, (len(x_BCTHW),), generator=generator))
+        shifts.append(_whole_numbers(-most, most + 1, len(x_BCTHW), generator))
     return translate(x_BCTHW, *(shift_B.to(x_BCTHW.device) for shift_B in shifts))
 
 
@@ -85,7 +90,7 @@ def _cutout(x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
     for size in x_BCTHW.shape[3:]:
         side = int(size * CUTOUT_SHARE + 0.5)
         # An even rectangle has no middle pixel, so its centre has one place more.
-        centres.append(torch.randint(size + (1 - side % 2), (len(x_BCTHW),), generator=generator))
+        centres.append(_whole_numbers(0, size + (1 - side % 2), len(x_BCTHW), generator))
     return cut_out(x_BCTHW, *(centre_B.to(x_BCTHW.device) for centre_B in centres))
 
 

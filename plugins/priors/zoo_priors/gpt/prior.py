@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.checks import require_indices, require_positive
 from zoo.errors import PortError, ZooError
 from zoo.precision import at_least_fp32, full_precision
+from zoo.ranks import shared_draw
 from zoo.sampling import Chance, Sampling, choose, draw_seeds, shaped
 from zoo_priors.gpt.cache import window_mask
 from zoo_priors.gpt.network import Block, Heads, init_weights
@@ -199,7 +200,8 @@ class GPTPrior(nn.Module):
             generator: Draws, in training, whose classes are hidden.
         """
         if self.training and self.label_dropout and label_B is not None:
-            hidden_B = torch.rand(len(label_B), generator=generator, device="cpu") < self.label_dropout
+            chance_B = shared_draw(lambda n: torch.rand(n, generator=generator, device="cpu"), len(label_B))
+            hidden_B = chance_B < self.label_dropout
             label_B = label_B.masked_fill(hidden_B.to(label_B.device), self.num_classes)
         logits = self(indices_Bqthw, label_B=label_B)
         with full_precision(logits):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from zoo.ranks import shared_draw
+
 
 def draw_mask(
     can_mask_BN: Tensor, schedule: Callable[[float], float], generator: torch.Generator | None
@@ -25,9 +27,12 @@ def draw_mask(
         bool (B, N) on the CPU.
     """
     num_clips, num_places = can_mask_BN.shape
-    shares = [schedule(number) for number in draw_uniform(generator, num_clips).tolist()]
+    share_B = shared_draw(lambda n: draw_uniform(generator, n), num_clips)
+    shares = [schedule(number) for number in share_B.tolist()]
     num_B = (can_mask_BN.sum(1) * torch.tensor(shares, device="cpu")).floor().clamp(min=1)
-    score_BN = draw_uniform(generator, num_clips, num_places).masked_fill(~can_mask_BN, 2.0)
+    score_BN = shared_draw(lambda n: draw_uniform(generator, n, num_places), num_clips).masked_fill(
+        ~can_mask_BN, 2.0
+    )
     return score_BN.argsort(1).argsort(1) < num_B[:, None]
 
 

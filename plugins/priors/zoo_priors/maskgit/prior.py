@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.ranks import shared_draw
 from zoo.sampling import SCHEDULES, Chance, Sampling, draw_seeds, guided
 from zoo_priors.maskgit.bert import Bert
 from zoo_priors.maskgit.decoding import decode
@@ -220,13 +221,17 @@ class MaskGIT(nn.Module):
         """
         self._check(indices_Bqthw, self.grid_thw[0])
         num, device = len(indices_Bqthw), indices_Bqthw.device
-        task_B = self.draw_tasks(num, generator=generator) if task_B is None else task_B.cpu()
+        task_B = (
+            shared_draw(lambda n: self.draw_tasks(n, generator=generator), num)
+            if task_B is None
+            else task_B.cpu()
+        )
         known_BN = self._tasks.regions_RN[task_B]
         can_mask_BN = torch.ones_like(known_BN) if condition_Bqthw is not None else ~known_BN
         masked_BN = draw_mask(can_mask_BN, self._schedule, generator)
         weight_BN = torch.where(masked_BN, 1.0, self._shown_weight * can_mask_BN).to(device)
         if label_B is not None and self.num_classes:
-            drop_B = draw_uniform(generator, num) < self._label_dropout
+            drop_B = shared_draw(lambda n: draw_uniform(generator, n), num) < self._label_dropout
             drop_B |= ~self._tasks.tells_class(task_B)
             label_B = label_B.masked_fill(drop_B.to(label_B.device), -1)
 

@@ -1,0 +1,304 @@
+"""Several processes that train one model together, as `torchrun` starts them: one rank each.
+
+Every rank holds the model and takes its share of each batch; what they learn is averaged. Whatever is drawn
+by chance for the clips of a batch is drawn for the whole batch on every rank, and each takes its share: so
+ranks together do what one process would.
+
+Shape legend: B clips.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from zoo.errors import TrainingError
+
+TIMEOUT_S = 300.0
+"""Seconds that a rank waits for the others before it gives up."""
+_PrefixStore: Any = getattr(dist, "PrefixStore", None)  # absent in builds without torch.distributed
+_BUCKET_BYTES = 25 * 2**20
+_BEAT_S = 1.0
+_T = TypeVar("_T")
+_joined: _Joined | None = None
+_groups = 0
+
+
+class _Joined:
+    """What this module keeps of the group it started."""
+
+    def __init__(self, store: Any, timeout_s: float) -> None:
+        self.store = store
+        self.timeout_s = timeout_s
+        self.turns = 0
+
+
+def distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """How many ranks there are; 1 without `torchrun`."""
+    return dist.get_world_size() if distributed() else 1
+
+
+def rank() -> int:
+    """Number of this process; the first, 0, is the one that writes files and speaks."""
+    return dist.get_rank() if distributed() else 0
+
+
+@contextlib.contextmanager
+def joined(device: torch.device, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+    """Join the other ranks where `torchrun` started this process; within a group that is there, do nothing.
+
+    Args:
+        device: Where this rank computes; of CUDA devices NCCL carries the tensors, gloo all others.
+        timeout_s: Seconds that a rank waits for the others before it gives up.
+
+    Raises:
+        TrainingError: The other ranks cannot be reached.
+    """
+    global _joined, _groups
+    if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    wait = datetime.timedelta(seconds=timeout_s)
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        from torch.distributed.rendezvous import rendezvous
+
+        _groups += 1
+        store, number, size = next(iter(rendezvous("env://", timeout=wait)))
+        store.set_timeout(wait)
+        group = _PrefixStore(f"zoo {_groups}", store)
+        dist.init_process_group(backend, store=group, rank=number, world_size=size, timeout=wait)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"rank {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} did not reach the others "
+            f"within {timeout_s:g} s: {str(error).splitlines()[0]}"
+        ) from error
+    _joined = _Joined(_PrefixStore(f"zoo turns {_groups}", store), timeout_s)
+    try:
+        yield
+    finally:
+        _joined = None
+        with contextlib.suppress(Exception):  # of a rank that is gone
+            dist.destroy_process_group()
+
+
+def own_device() -> str | None:
+    """Return the CUDA device that `torchrun` gives this process; None without one."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return None
+
+
+def share(num: int) -> slice:
+    """Return which of `num` clips are this rank's.
+
+    Raises:
+        TrainingError: They cannot be shared out alike.
+    """
+    size = world_size()
+    if num % size:
+        raise TrainingError(
+            f"a batch of {num} clips cannot be shared out alike to {size} ranks: set train.batch_size to a "
+            f"multiple of {size}"
+        )
+    return slice(rank() * (num // size), (rank() + 1) * (num // size))
+
+
+def shared_draw(draw: Callable[[int], _T], num: int) -> _T:
+    """Draw for the clips of all ranks and return what is for those of this one.
+
+    Args:
+        draw: Makes a tensor of so many rows, or a mapping of such; from a generator in the same state on all
+            ranks.
+        num: Clips of this rank.
+    """
+    if not distributed():
+        return draw(num)
+    total = draw(num * world_size())
+    own = share(num * world_size())
+    if isinstance(total, dict):
+        return {key: value[own] for key, value in total.items()}  # type: ignore[return-value]
+    return total[own]  # type: ignore[index]
+
+
+def everywhere(total: Tensor) -> Tensor:
+    """Return the sum over all ranks without a gradient, as a new tensor where there are several."""
+    if not distributed():
+        return total
+    total = total.detach().clone().contiguous()
+    dist.all_reduce(total)
+    return total
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return everywhere(x) / world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # Every rank's loss depends on every rank's x, and what they find is averaged in the end.
+        return _Mean.apply(gradient)  # type: ignore[no-untyped-call]
+
+
+def mean_everywhere(x: Tensor) -> Tensor:
+    """Return the mean over all ranks; gradients pass, of any order."""
+    return _Mean.apply(x) if distributed() else x  # type: ignore[no-untyped-call]
+
+
+def places_of_ranks(num: int, device: torch.device) -> tuple[int, int]:
+    """Return how many places the ranks before this one have, and all ranks together; each gives its own."""
+    if not distributed():
+        return 0, num
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
+    counts[rank()] = num
+    dist.all_reduce(counts)
+    found = counts.tolist()
+    return sum(found[: rank()]), sum(found)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether it is so on any rank; every rank asks."""
+    if not distributed():
+        return flag
+    told = torch.tensor([float(flag)])
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return bool(told)
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the plain data of every rank, in their order; every rank gives its own."""
+    if not distributed():
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+@torch.no_grad()
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Put the mean over all ranks in the place of every gradient, in buckets, in the order of the parameters.
+
+    A parameter that has a gradient on some rank has one on all afterwards.
+    """
+    if not distributed():
+        return
+    has = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+    dist.all_reduce(has, dist.ReduceOp.MAX)
+    for used, parameter in zip(has.tolist(), parameters, strict=True):
+        if used and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    waiting = []
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        waiting.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+    for bucket, flat, work in waiting:
+        assert work is not None
+        work.wait()
+        flat /= world_size()
+        for gradient, mean in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield runs of tensors of one type and device, each of about 25 MB."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        last = bucket[-1] if bucket else tensor
+        if bucket and (size >= _BUCKET_BYTES or (tensor.dtype, tensor.device) != (last.dtype, last.device)):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+    if bucket:
+        yield bucket
+
+
+@torch.no_grad()
+def same_everywhere(module: nn.Module) -> None:
+    """Give every rank the weights and buffers of rank 0."""
+    if distributed():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            whole = tensor.data.contiguous()
+            dist.broadcast(whole, 0)
+            tensor.data.copy_(whole)
+
+
+def on_first(work: Callable[[], _T]) -> _T | None:
+    """Do something on rank 0 while the others wait, however long it takes; they get None.
+
+    The first rank tells the others each second that it is alive.
+
+    Raises:
+        TrainingError: On the others, when it failed there or its sign of life stays away; on rank 0 whatever
+            the work raised.
+    """
+    if not distributed():
+        return work()
+    if _joined is None:  # a group of the caller's: all that is left is to wait in it
+        result = work() if rank() == 0 else None
+        dist.barrier()
+        return result
+    _joined.turns += 1
+    store, key = _joined.store, str(_joined.turns)
+    if rank():
+        _wait(store, key, _joined.timeout_s)
+        return None
+    over = threading.Event()
+    beating = threading.Thread(target=_beat, args=(store, key, over), daemon=True)
+    beating.start()
+    end = "failed"
+    try:
+        result = work()
+        end = "done"
+    finally:
+        over.set()
+        beating.join()
+        store.set(key, end)
+    return result
+
+
+def _beat(store: Any, key: str, over: threading.Event) -> None:
+    beats = 0
+    while True:
+        store.set(key, f"at work {beats}")
+        beats += 1
+        if over.wait(_BEAT_S):
+            return
+
+
+def _wait(store: Any, key: str, timeout_s: float) -> None:
+    said, since = b"", time.monotonic()
+    while True:
+        try:
+            now = store.get(key)
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(f"rank 0 is gone: {str(error).splitlines()[0]}") from error
+        if now == b"done":
+            return
+        if now == b"failed":
+            raise TrainingError("rank 0 failed; its own message says why")
+        if now != said:
+            said, since = now, time.monotonic()
+        elif time.monotonic() - since > timeout_s:
+            raise TrainingError(f"rank 0 gave no sign of life for {timeout_s:g} s")
+        time.sleep(0.1)
