@@ -54,6 +54,7 @@ def main(
     commands = train(
         out,
         data,
+        name="zoo-causal-video-tiny-1k",
         tokenizer=settings(train__steps=tokenizer_steps),
         tokens=[],
         prior=settings(

@@ -72,13 +72,21 @@ def settings(**values: Any) -> list[str]:
 
 
 def train(
-    out: Path, data: str, *, tokenizer: list[str], tokens: list[str], prior: list[str], both: list[str]
+    out: Path,
+    data: str,
+    *,
+    name: str,
+    tokenizer: list[str],
+    tokens: list[str],
+    prior: list[str],
+    both: list[str],
 ) -> Commands:
-    """Train zoo-causal-video-tiny-1k and vqvae-prior-video-tiny by the commands that a user would type.
+    """Train a tokenizer and vqvae-prior-video-tiny over it by the commands that a user would type.
 
     Args:
         out: Folder of tokenizer/, tokens/ and prior/.
         data: Source of clips.
+        name: Recipe of the tokenizer.
         tokenizer: More options of the tokenizer's training.
         tokens: More options of `zoo tokenize`.
         prior: More options of the prior's training.
@@ -88,11 +96,11 @@ def train(
         The commands, with what each took.
     """
     commands, made, top = Commands(out), out / "tokenizer", out / "prior"
-    first = ("zoo-causal-video-tiny-1k", "--data", data, "--out", made)
+    first = (name, "--data", data, "--out", made)
     commands.zoo("train", *first, *both, *tokenizer, goes_on=made)
     commands.zoo("tokenize", made, "--data", data, "--out", out / "tokens", "--workers", "1", *tokens)
     second = ("vqvae-prior-video-tiny", "--data", out / "tokens", "--init", f"tokenizer={made}", "--out", top)
-    commands.zoo("train", *second, *both, *prior, goes_on=top)
+    commands.zoo("train", *second, *both, *settings(tokenizer=name), *prior, goes_on=top)
     return commands
 
 
