@@ -28,7 +28,9 @@ from zoo.cli.group import cli
 from zoo.discovery import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path[:0] = [str(ROOT / "docs"), str(ROOT)]
+from benchmarks.stabilisers import OUTPUT as STABILITY  # noqa: E402 - a folder beside this one
+from benchmarks.stabilisers import table as stability_table  # noqa: E402 - alike
 from gans_page import gan_table  # noqa: E402 - a file beside this one, however this one is run
 from reliability_page import reliability_table  # noqa: E402 - alike
 from tokenizers_page import tokenizer_tables  # noqa: E402 - alike
@@ -65,6 +67,11 @@ def pages() -> dict[Path, str]:
             ROOT / "docs" / "tokenizers.md", "tokenizers", tokenizer_tables(facts_of)
         ),
         ROOT / "docs" / "gans.md": with_part(ROOT / "docs" / "gans.md", "gans", gan_table(facts_of)),
+        ROOT / "docs" / "gan-stability.md": with_part(
+            ROOT / "docs" / "gan-stability.md",
+            "ring",
+            stability_table(json.loads(STABILITY.read_text(encoding="utf-8"))["ring"]["rows"]),
+        ),
         ROOT / "docs" / "reliability.md": with_part(
             ROOT / "docs" / "reliability.md", "reliability", reliability_table()
         ),
