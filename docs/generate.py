@@ -29,11 +29,12 @@ from zoo.discovery import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "docs"), str(ROOT)]
-from benchmarks.stabilisers import OUTPUT as STABILITY  # noqa: E402 - a folder beside this one
-from benchmarks.stabilisers import table as stability_table  # noqa: E402 - alike
 from gans_page import gan_table  # noqa: E402 - a file beside this one, however this one is run
 from reliability_page import reliability_table  # noqa: E402 - alike
 from tokenizers_page import tokenizer_tables  # noqa: E402 - alike
+
+from benchmarks.stabilisers import OUTPUT as STABILITY  # noqa: E402 - a folder beside this one
+from benchmarks.stabilisers import table as stability_table  # noqa: E402 - alike
 
 NOTE = "<!-- Written by docs/generate.py. Do not edit. -->"
 

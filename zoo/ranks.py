@@ -57,6 +57,11 @@ def rank() -> int:
     return dist.get_rank() if distributed() else 0
 
 
+def is_first() -> bool:
+    """Whether this is the process that speaks, also before it joined the others and after."""
+    return rank() == 0 if distributed() else os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def joined(device: torch.device, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     """Join the other ranks where `torchrun` started this process; within a group that is there, do nothing.
@@ -181,6 +186,11 @@ def any_rank(flag: bool) -> bool:
     told = torch.tensor([float(flag)])
     dist.all_reduce(told, dist.ReduceOp.MAX)
     return bool(told)
+
+
+def is_loss_of_rank(error: BaseException) -> bool:
+    """Whether an error says that this rank lost the others: one died, or did not answer in time."""
+    return distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def gathered(value: Any) -> list[Any]:

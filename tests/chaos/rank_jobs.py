@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +19,56 @@ from training.squares import GAN, VQGAN, VQVAE, Squares
 import zoo
 from zoo.data.clips import Taken
 from zoo.data.sampling import Draw
+from zoo.discovery import catalogue
+from zoo.ranks import average_gradients, joined, same_everywhere
+from zoo.testing.subject import Subject
 
-RECIPES = {"gan": GAN, "vqgan": VQGAN, "vqvae": VQVAE}
+# Adam divides a gradient by its size: one that is nothing but rounding (of a bias before batch norm) becomes
+# a step of full length, and no two sums are rounded alike. A larger eps leaves such steps small.
+_ADAM = {"use": "adam", "lr": 2e-4, "betas": [0.5, 0.9], "eps": 1e-4}
+RECIPES = {
+    "gan": {**GAN, "train": {**GAN["train"], "optimizer": _ADAM}},
+    "vqgan": {**VQGAN, "train": {**VQGAN["train"], "optimizer": _ADAM, "discriminator_optimizer": _ADAM}},
+    "vqvae": VQVAE,
+}
+RANK = int(os.environ.get("RANK", "0"))
+TIMES = ("steps_per_s", "data_wait_share", "seconds")
 
 
 class Rough(Squares):
-    """Squares on rough ground: no two latents are alike, so no code is chosen by a rounding error."""
+    """Squares on rough ground: no two latents are alike, so no code is chosen by a rounding error.
+
+    Args:
+        num_clips: Clips.
+        dies_at: The clip, counted over the run, at whose making rank 1 is killed.
+        **more: As for `Squares`.
+    """
+
+    def __init__(self, num_clips: int, *, dies_at: int | None = None, slow_s: float = 0, **more: Any) -> None:
+        super().__init__(num_clips, **more)
+        self.dies_at = dies_at
+        self.slow_s = slow_s
+        self.made = 0
 
     def _take(self, index: int, chance: Draw) -> tuple[Taken, str, int]:
+        self.made += 1
+        time.sleep(self.slow_s)
+        if RANK == 1 and self.made == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         taken, name, label = super()._take(index, chance)
-        rough = np.random.default_rng(index).integers(0, 100, (len(taken.frames), *taken.frames[0].shape))
-        frames = [np.clip(frame + more, 0, 255).astype(np.uint8) for frame, more in zip(taken.frames, rough)]
-        return Taken(frames, taken.start_s), name, label
+        rng = np.random.default_rng(index)
+        frames = [frame + rng.integers(0, 100, frame.shape) for frame in taken.frames]
+        return (
+            Taken([np.clip(frame, 0, 255).astype(np.uint8) for frame in frames], taken.start_s),
+            name,
+            label,
+        )
 
 
-def write(folder: Path, found: dict[str, Any]) -> None:
+def write(folder: Path, found: Any) -> None:
     """Write down what this rank found."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"rank-{found['rank']}.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / f"rank-{RANK}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def digest(module: nn.Module) -> str:
@@ -45,23 +79,87 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def train(folder: Path, *, recipes: dict[str, dict[str, Any]], steps: int) -> None:
-    """Train recipes one after the other, and keep their losses and a hash of the weights."""
-    found: dict[str, Any] = {"rank": int(os.environ.get("RANK", "0"))}
-    for name, changes in recipes.items():
-        recipe = merged(RECIPES[changes.pop("base", name)], changes)
-        options: dict[str, Any] = {"steps": steps, "num_workers": 0, "device": "cpu", "progress": False}
-        result = zoo.train(recipe, data={"train": Rough(12), "test": Rough(5, random=False)}, out=folder / name, **options)
-        lines = [line for line in result.history if line["kind"] == "train"]
+def train(folder: Path, *, recipes: list[str], steps: int, resume: bool = False) -> None:
+    """Train recipes one after the other; keep the numbers of every step and a hash of the weights."""
+    found = {}
+    for name in recipes:
+        clips = {"train": Rough(12), "test": Rough(5, random=False)}
+        result = zoo.train(
+            RECIPES[name],
+            data=clips,
+            out=folder / name,
+            steps=steps,
+            resume=resume,
+            num_workers=0,
+            device="cpu",
+            progress=False,
+        )
+        lines = [
+            {key: value for key, value in line.items() if key not in TIMES}
+            for line in result.history
+            if line["kind"] == "train"
+        ]
         found[name] = {"lines": lines, "sha256": digest(result.model)}
     write(folder, found)
 
 
-def merged(recipe: Any, changes: Any) -> Any:
-    """Return a recipe with some fields changed."""
-    if not isinstance(recipe, dict) or not isinstance(changes, dict):
-        return changes
-    return {**recipe, **{key: merged(recipe.get(key), value) for key, value in changes.items()}}
+def uneven(folder: Path, *, most: int) -> None:
+    """Train on 1, 2, ... clips and measure on as many; keep how many were measured."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    measured = {}
+    for num in range(1, most + 1):
+        clips = {"train": Rough(num), "test": Rough(num, random=False)}
+        out = folder / str(num)
+        recipe = {**VQVAE, "train": {**VQVAE["train"], "batch_size": size}}
+        zoo.train(recipe, data=clips, out=out, steps=1, num_workers=0, device="cpu", progress=False)
+        facts = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        measured[num] = facts["evaluation"]["protocol"]["num_clips"]
+    write(folder, measured)
+
+
+def one_dies(folder: Path, *, steps: int, dies_at: int | None, slow_s: float, timeout_s: float) -> None:
+    """Train with a checkpoint at every 5th step; rank 1 is killed on the way, in the first attempt alone."""
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    clips = Rough(12, dies_at=None if attempt else dies_at, slow_s=slow_s)
+    recipe = {**VQVAE, "train": {**VQVAE["train"], "save_every": 5}}
+    options: dict[str, Any] = {"num_workers": 0, "device": "cpu", "progress": False, "timeout_s": timeout_s}
+    (folder / f"began-{RANK}-{attempt}").touch()
+    try:
+        result = zoo.train(recipe, data=clips, out=folder / "run", steps=steps, resume="auto", **options)
+    finally:
+        (folder / f"ended-{RANK}-{attempt}").write_text(str(time.time()), encoding="utf-8")
+    write(folder, {"step": result.step, "sha256": digest(result.model), "attempt": attempt})
+
+
+def codebooks(folder: Path, *, parts: list[str], steps: int) -> None:
+    """Train every quantizer on latents that differ between the ranks; keep a hash of its state every step.
+
+    Each is built before the ranks have joined, from a seed of its own on each rank.
+    """
+    found: dict[str, Any] = {}
+    built = {name: Subject(catalogue().find("quantizer", name)) for name in parts}
+    modules = {name: subject.build(seed=RANK) for name, subject in built.items()}
+    with joined(torch.device("cpu"), 60):
+        for name, module in modules.items():
+            same_everywhere(module)
+            torch.manual_seed(RANK)
+            weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.SGD(weights, lr=0.05) if weights else None
+            hashes = []
+            for step in range(steps):
+                rng = torch.Generator().manual_seed(1000 * RANK + step)
+                shape = (2, built[name].ports.input_dim, 2, 3, 3)
+                # The spread shrinks, so that codes die and are revived.
+                z_BDthw = torch.randn(shape, generator=rng) * (3 if step % 40 < 20 else 0.05)
+                result = module.train()(z_BDthw.requires_grad_())
+                if optimizer is not None:
+                    optimizer.zero_grad()
+                    (result.loss + result.z_BDthw.square().sum() / 100).backward()
+                    average_gradients(weights)
+                    optimizer.step()
+                hashes.append(digest(module))
+            found[name] = hashes
+    write(folder, found)
 
 
 def main() -> None:

@@ -28,6 +28,11 @@ from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option
 @set_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR.")
 @click.option(
+    "--auto-resume",
+    is_flag=True,
+    help="Go on where there is a checkpoint in DIR, or else start: for jobs that are started again.",
+)
+@click.option(
     "--init",
     "parts_from",
     multiple=True,
@@ -35,6 +40,14 @@ from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option
     help="Start one part from the weights of a trained model, for example encoder=runs/first. Repeatable.",
 )
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes that decode videos.")
+@click.option(
+    "--rank-timeout",
+    type=click.FloatRange(min=1),
+    default=300,
+    show_default=True,
+    metavar="S",
+    help="Seconds that a rank waits for the others, where torchrun started several.",
+)
 @click.option(
     "--callback", "callbacks", multiple=True, metavar="NAME", help="Also write: tensorboard. Repeatable."
 )
@@ -48,6 +61,8 @@ def train(
     steps: int | None,
     assignments: tuple[str, ...],
     resume: bool,
+    auto_resume: bool,
+    rank_timeout: float,
     parts_from: tuple[str, ...],
     workers: int | None,
     callbacks: tuple[str, ...],
@@ -58,16 +73,19 @@ def train(
     """Train the recipe NAME (or a recipe file) on videos.
 
     The run folder then holds model/ (safetensors), checkpoint/, metrics.jsonl and report.html.
-    Ctrl-C saves and says how to go on.
+    Ctrl-C saves and says how to go on. Started by torchrun, its processes share out every batch.
 
     \b
     Example:
       zoo train vqvae-video-tiny --data demo --out runs/first
       zoo train vqvae-video-tiny --data clips/ --set quantizer=fsq --steps 500
       zoo train vqvae-video-tiny --data demo --out runs/first --resume
+      torchrun --nproc-per-node 2 -m zoo train vqvae-video-tiny --data demo --out runs/two
     """
     from zoo.cli.overrides import parse_overrides
 
+    if resume and auto_resume:
+        raise click.UsageError("--resume needs a checkpoint and --auto-resume does not: give one of them.")
     overrides = parse_overrides(assignments)
     init = _parts_from(parts_from)
 
@@ -81,15 +99,18 @@ def train(
         data=source,
         out=out,
         steps=steps,
-        resume=resume,
+        resume="auto" if auto_resume else resume,
         force=force,
         init=init or None,
         device=device,
         num_workers=workers,
         callbacks=callbacks,
+        timeout_s=rank_timeout,
         **overrides,
     )
-    if as_json:
+    from zoo.ranks import is_first
+
+    if as_json and is_first():
         print_json(
             {
                 "folder": str(result.folder),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.outputs import Quantized
 from zoo.testing.encoder import require_input_gradient
+from zoo.testing.ranks import check_ranks_agree
 from zoo.testing.results import CheckSkipped, checks, fail
 from zoo.testing.subject import GRIDS, Subject, require_equal, require_finite, seeded
 
@@ -232,6 +233,7 @@ CHECKS = [
         check_lookup_knows_every_code,
         check_codebook_still_in_eval,
         check_many_codes_are_used,
+        check_ranks_agree,
         may_skip=True,
     ),
 ]

@@ -18,7 +18,7 @@ Family = Kind | Literal["prior"]
 FAMILIES: tuple[Family, ...] = (*KINDS, "prior")
 EXPECTED: dict[Family, tuple[int, int]] = {
     "encoder": (38, 32),
-    "quantizer": (43, 35),
+    "quantizer": (44, 35),
     "decoder": (40, 34),
     "generator": (46, 37),
     "discriminator": (41, 36),

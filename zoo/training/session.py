@@ -18,7 +18,7 @@ from tqdm import tqdm
 from zoo.assemblies import Assembly, Autoencoder, Sampler
 from zoo.errors import DataError, TrainingError
 from zoo.metrics import Stopped, evaluate
-from zoo.ranks import any_rank, everywhere, gathered, on_first, rank, world_size
+from zoo.ranks import any_rank, everywhere, gathered, is_loss_of_rank, on_first, rank, world_size
 from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint import save_checkpoint
 from zoo.training.clock import Clock
@@ -141,11 +141,17 @@ class Session:
                     if self._health is not None:
                         self._health.broke(run.step + 1, str(error))
                     raise
-                except Exception:
+                except Exception as error:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
                     if interrupts.noted is not None and clock.failed:
                         self.interrupted = True
                         break
+                    if is_loss_of_rank(error):
+                        raise TrainingError(
+                            f"step {run.step + 1}: rank {rank()} lost the others: "
+                            f"{str(error).splitlines()[0]}. Start all ranks again with --auto-resume; they "
+                            "go on from the last checkpoint"
+                        ) from error
                     raise
                 values = _floats(numbers)
                 self.window.add(values)

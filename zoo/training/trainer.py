@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -19,15 +19,16 @@ from zoo.assemblies import ASSEMBLIES, Sampler
 from zoo.building import build, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
-from zoo.ranks import TIMEOUT_S, any_rank, joined, on_first, own_device, rank, world_size
+from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
-from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
+from zoo.training.checkpoint import Snapshot, has_checkpoint, load_checkpoint, remove_leftovers
 from zoo.training.clips import Clips, TokenData, is_token_folder, open_data, open_tokens
 from zoo.training.first_stage import FOLDER, train_first_stage
 from zoo.training.health import make_health
 from zoo.training.interrupts import Interrupts
 from zoo.training.objectives import check_objective
 from zoo.training.records import (
+    FACTS,
     Journal,
     Window,
     clear_run,
@@ -75,7 +76,7 @@ def train(
     data: Any,
     out: str | Path | None = None,
     steps: int | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     force: bool = False,
     init: Mapping[str, str | Path] | None = None,
     progress: bool = True,
@@ -100,7 +101,8 @@ def train(
         out: Folder of the run; ``runs/<name>`` when left out.
         steps: Updates of the model, instead of the recipe's. With `resume` it may be raised; a schedule
             that decays is then stretched from here on.
-        resume: Go on from the checkpoint in `out`.
+        resume: Go on from the checkpoint in `out`; "auto" starts where there is none, for jobs that are
+            started again by themselves.
         force: Replace the run that is in `out`.
         init: Model folders to take parts from, as for `zoo.build`; a resumed run has them already.
         progress: Show a bar and messages on standard error.
@@ -121,6 +123,9 @@ def train(
     except DeviceError as error:
         raise TrainingError(str(error)) from error
     with joined(onto, timeout_s):
+        if resume == "auto":
+            folder = Path(out) if out is not None else Path("runs") / resolve_recipe(name, overrides).name
+            resume, force = _where_it_stands(folder)
         return _train(
             name,
             data=data,
@@ -303,6 +308,16 @@ def _last_words(result: TrainResult, interrupts: Interrupts) -> str:
         return f"interrupted{why} at step {result.step}; all is saved. Go on with:\n  {result.resume_command}"
     figures = ", ".join(f"{name} {value:.4g}" for name, value in result.figures.items())
     return f"trained {result.step} steps: {result.folder}" + (f" ({figures})" if figures else "")
+
+
+def _where_it_stands(folder: Path) -> tuple[bool, bool]:
+    """Return whether there is a run to resume, and whether one is there that died before it saved."""
+    found = [
+        (has_checkpoint(folder / "checkpoint") or has_checkpoint(folder / FOLDER / "checkpoint")),
+        any((folder / run / FACTS).is_file() for run in (".", FOLDER)),
+    ]
+    resumes, begun = gathered(found)[0]
+    return resumes, begun and not resumes
 
 
 def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Snapshot | None:
