@@ -36,6 +36,20 @@ from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option
 )
 @click.option("--workers", type=click.IntRange(min=0), metavar="N", help="Processes that decode videos.")
 @click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Checkpoints that stay: the newest N.",
+)
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Stop when more than this share of the videos cannot be read. 0.5 when left out.",
+)
+@click.option(
     "--callback", "callbacks", multiple=True, metavar="NAME", help="Also write: tensorboard. Repeatable."
 )
 @device_option
@@ -50,6 +64,8 @@ def train(
     resume: bool,
     parts_from: tuple[str, ...],
     workers: int | None,
+    keep: int,
+    max_bad: float | None,
     callbacks: tuple[str, ...],
     device: str | None,
     force: bool,
@@ -58,7 +74,7 @@ def train(
     """Train the recipe NAME (or a recipe file) on videos.
 
     The run folder then holds model/ (safetensors), checkpoint/, metrics.jsonl and report.html.
-    Ctrl-C saves and says how to go on.
+    Ctrl-C, SIGTERM and SIGUSR1 save and say how to go on; the exit code is then 130.
 
     \b
     Example:
@@ -67,28 +83,30 @@ def train(
       zoo train vqvae-video-tiny --data demo --out runs/first --resume
     """
     from zoo.cli.overrides import parse_overrides
+    from zoo.training.interrupts import Interrupts
 
     overrides = parse_overrides(assignments)
     init = _parts_from(parts_from)
+    with Interrupts(at_once=True):  # until the run handles them itself
+        from zoo.cli.models import use_device
+        from zoo.training import train as train_recipe
 
-    from zoo.cli.models import use_device
-    from zoo.training import train as train_recipe
-
-    use_device(device)  # a device that is not there is wrong usage; the run notes what was asked for
-
-    result = train_recipe(
-        name,
-        data=source,
-        out=out,
-        steps=steps,
-        resume=resume,
-        force=force,
-        init=init or None,
-        device=device,
-        num_workers=workers,
-        callbacks=callbacks,
-        **overrides,
-    )
+        use_device(device)  # a device that is not there is wrong usage; the run notes what was asked for
+        result = train_recipe(
+            name,
+            data=source,
+            out=out,
+            steps=steps,
+            resume=resume,
+            force=force,
+            init=init or None,
+            device=device,
+            num_workers=workers,
+            keep=keep,
+            max_bad=max_bad,
+            callbacks=callbacks,
+            **overrides,
+        )
     if as_json:
         print_json(
             {

@@ -20,7 +20,7 @@ from zoo.building import build, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
-from zoo.training.checkpoint import Snapshot, load_checkpoint, remove_leftovers
+from zoo.training.checkpoint import Snapshot, clean_up, load_checkpoint
 from zoo.training.clips import Clips, TokenData, is_token_folder, open_data, open_tokens
 from zoo.training.first_stage import FOLDER, train_first_stage
 from zoo.training.health import make_health
@@ -32,6 +32,7 @@ from zoo.training.records import (
     clear_run,
     describe,
     refuse_existing_run,
+    sweep,
     train_command,
     versions,
 )
@@ -79,6 +80,8 @@ def train(
     init: Mapping[str, str | Path] | None = None,
     progress: bool = True,
     num_workers: int | None = None,
+    keep: int = 1,
+    max_bad: float | None = None,
     device: str | torch.device | None = None,
     callbacks: Iterable[Any] = (),
     **overrides: Any,
@@ -100,6 +103,9 @@ def train(
         init: Model folders to take parts from, as for `zoo.build`; a resumed run has them already.
         progress: Show a bar and messages on standard error.
         num_workers: Processes that decode clips; chosen by the number of cores when left out.
+        keep: Checkpoints that stay: the newest, and those before it as ``checkpoint-STEP/``.
+        max_bad: Largest share of the clips' sources that may be bad before the run stops; a half when left
+            out.
         device: Where to train; a CUDA device when there is one, or else the CPU.
         callbacks: `zoo.training.Callback` objects, or names: ``("tensorboard",)``.
         **overrides: Changes to the recipe, as for `zoo.build`.
@@ -110,6 +116,8 @@ def train(
             missing, damaged or of another recipe.
         ZooError: As `zoo.build` and `zoo.data.open_clips`.
     """
+    if keep < 1:
+        raise TrainingError(f"keep is {keep}; at least 1 checkpoint stays, the newest")
     callbacks = [callbacks] if isinstance(callbacks, str) else list(callbacks)
     changes = _with_steps(overrides, steps)
     resolved = resolve_recipe(name, changes)
@@ -131,6 +139,8 @@ def train(
         steps=steps,
         init=init,
         num_workers=num_workers,
+        keep=keep,
+        max_bad=max_bad,
         device=device,
         callbacks=callbacks,
         overrides=overrides,
@@ -151,6 +161,8 @@ def train(
             force=force,
             progress=progress,
             num_workers=num_workers,
+            keep=keep,
+            max_bad=max_bad,
             device=device,
         )
         if first is not None and first.interrupted:
@@ -162,7 +174,7 @@ def train(
     # Clips first: a source that is not there is told at once. Tokens can only be told with their tokenizer.
     clips: Clips | TokenData | None = None
     if not is_token_folder(data):
-        clips = open_data(data, recipe, num_workers=num_workers)
+        clips = open_data(data, recipe, num_workers=num_workers, max_bad=max_bad)
     model = build(name, init=init if snapshot is None else None, seed=recipe.train.seed, **changes)
     if clips is None:
         clips = open_tokens(data, recipe, model)
@@ -192,6 +204,7 @@ def train(
             skipped=clips.skipped,
             interrupts=interrupts,
             num_workers=num_workers,
+            keep=keep,
             health=health,
         )
         if snapshot is not None:
@@ -266,7 +279,8 @@ def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> S
     if not resume:
         refuse_existing_run(folder, force=force)
         return None
-    remove_leftovers(folder / "checkpoint")
+    clean_up(folder / "checkpoint")
+    sweep(folder)
     snapshot = load_checkpoint(folder / "checkpoint")
     refuse_other_recipe(snapshot, recipe, folder=str(folder))
     return snapshot
@@ -337,6 +351,7 @@ def _facts(model: Assembly, clips: Clips | TokenData, device: torch.device) -> d
         "evaluation": None,
         "evaluation_error": None,
         "health": [],
+        "not_finite": [],
         "recipe": recipe.model_dump(mode="json"),
     }
 
