@@ -90,6 +90,7 @@ def run_zoo(*words: str) -> None:
 def _run(target: Callable[..., None], args: Sequence[Any], log: str) -> None:
     with contextlib.suppress(OSError):
         os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of workers: as where this was not inherited
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
