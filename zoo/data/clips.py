@@ -143,7 +143,7 @@ class ClipDataset(Dataset[ClipItem]):
         examples = "; ".join(reason for _, reason in self.skipped[:3])
         return (
             f"{len(self._skipped)} of {len(self)} videos cannot be used, more than the "
-            f"{self.max_bad:.0%} allowed ({self.description}). First: {examples}. "
+            f"{100 * self.max_bad:g}% allowed by --max-bad ({self.description}). First: {examples}. "
             "`zoo data check PATH` lists all of them"
         )
 
