@@ -46,6 +46,8 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         yield temporary
         _settle(temporary)
         _put_in_place(temporary, path)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -67,8 +69,17 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         _settle(temporary)
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """Have an error say what could not be written where it does not: that of a full disk does not."""
+    if error.filename is None and error.errno is not None:
+        error.filename = str(path)
+    return error
 
 
 def remove_leftovers(path: Path) -> None:

@@ -30,6 +30,7 @@ class Kills:
         at: How many came while it started, stepped and saved.
         failed: How many runs did not go on from the newest whole checkpoint.
         torn: Checkpoints and models that could not be read.
+        missing: After how many fewer checkpoints were there than were to be kept.
         lost: Most steps that a kill took away.
         left: Files that a save did not clear away.
         equal: Whether the run ended with the same tensors as one that nobody killed.
@@ -39,6 +40,7 @@ class Kills:
     at: Counter[str] = dataclasses.field(default_factory=Counter)
     failed: int = 0
     torn: int = 0
+    missing: int = 0
     lost: int = 0
     left: int = 0
     equal: bool = False
@@ -70,9 +72,10 @@ def kill_at_random(folder: Path, tries: int, *, seed: int = 0) -> Kills:
         now, logged = hidden(out), last_step(out)
         begun = (out / "metrics.jsonl").stat().st_ino != written and logged > step
         found.at["saving" if now - before else "stepping" if begun else "starting"] += 1
-        for place in (out / "checkpoint", *older_checkpoints(out / "checkpoint")):
-            found.torn += not _whole(place)
-        found.torn += not _loads(out)
+        places = [out / "checkpoint", *older_checkpoints(out / "checkpoint")]
+        whole = [_whole(place) for place in places]
+        found.torn += whole.count(False) + (not _loads(out))
+        found.missing += len(places) < KEEP
         reached = int(load_checkpoint(out / "checkpoint").state["step"])
         found.lost = max(found.lost, logged - reached) if begun else found.lost
         if begun and reached > step and logged > reached:  # a save came to its end since the last kill
@@ -98,7 +101,8 @@ def _has_stepped(out: Path, step: int, written: int) -> bool:
 def _whole(place: Path) -> bool:
     try:
         load_checkpoint(place)
-    except ZooError:
+    except ZooError as error:
+        print(error, flush=True)
         return False
     return True
 
@@ -106,7 +110,8 @@ def _whole(place: Path) -> bool:
 def _loads(out: Path) -> bool:
     try:
         zoo.load(out)
-    except ZooError:
+    except ZooError as error:
+        print(error, flush=True)
         return False
     return True
 
@@ -122,11 +127,15 @@ def _equal(a: Path, b: Path) -> bool:
 
 def _run(folder: Path, quick: bool) -> Outcome:
     found = kill_at_random(folder, 20 if quick else 200)
-    met = found.equal and found.lost <= SAVE_EVERY and not (found.failed or found.torn or found.left)
+    met = (
+        found.equal
+        and found.lost <= SAVE_EVERY
+        and not (found.failed or found.torn or found.missing or found.left)
+    )
     return Outcome(
         f"{found.tries} kills ({found.at['starting']} while starting, {found.at['stepping']} stepping, "
-        f"{found.at['saving']} saving): {found.tries - found.failed} resumes, {found.torn} torn loads, at "
-        f"most {found.lost} steps lost where {SAVE_EVERY} are a save interval, {found.left} files left over; "
+        f"{found.at['saving']} saving): {found.tries - found.failed} resumes, {found.torn} torn loads, "
+        f"{found.missing} times fewer checkpoints than --keep {KEEP} asks for, at most {found.lost} steps lost where {SAVE_EVERY} are a save interval, {found.left} files left over; "
         f"the end is {'' if found.equal else 'NOT '}bit-equal to a run never killed",
         met,
     )

@@ -18,7 +18,7 @@ from zoo.training.checkpoint import load_checkpoint, older_checkpoints, save_che
 @pytest.mark.parametrize("tries", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_and_nothing_is_left_over(tmp_path: Path, tries: int) -> None:
     found = kill_at_random(tmp_path, tries)
-    assert (found.failed, found.torn, found.left, found.equal) == (0, 0, 0, True)
+    assert (found.failed, found.torn, found.missing, found.left, found.equal) == (0, 0, 0, 0, True)
     assert found.lost <= SAVE_EVERY
 
 

@@ -133,16 +133,22 @@ def clean_up(folder: Path, *, keep: int | None = None) -> None:
     if not (folder / _STATE).is_file():
         return
     remove_leftovers(folder)
-    older = older_checkpoints(folder)
-    for one in older:
+    stay = older_checkpoints(folder)
+    if keep is not None:
+        stay = stay[: keep - 1]
+    for one in _numbered(folder):
         remove_leftovers(one)
-    for one in older[keep - 1 :] if keep is not None else []:
-        (one / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
-        shutil.rmtree(one, ignore_errors=True)
+        if one not in stay:
+            (one / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
+            shutil.rmtree(one, ignore_errors=True)
 
 
 def older_checkpoints(folder: Path) -> list[Path]:
     """Return the folders of the older checkpoints that were kept, the newest first."""
+    return [path for path in _numbered(folder) if (path / _STATE).is_file()]
+
+
+def _numbered(folder: Path) -> list[Path]:
     found = [
         path for path in folder.parent.glob(f"{folder.name}-*") if path.name[len(folder.name) + 1 :].isdigit()
     ]

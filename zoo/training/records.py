@@ -18,9 +18,8 @@ import torch
 
 from zoo.discovery import DISTRIBUTION
 from zoo.errors import OutputExistsError, RecipeError
-from zoo.files import new_file, remove_leftovers
+from zoo.files import named, new_file, remove_leftovers
 from zoo.recipe_files import parse_yaml
-from zoo.training.checkpoint import older_checkpoints
 
 METRICS = "metrics.jsonl"
 FACTS = "run.json"
@@ -49,7 +48,7 @@ def refuse_existing_run(folder: Path, *, force: bool) -> None:
 
 def clear_run(folder: Path) -> None:
     """Remove what a run wrote, and nothing else, from its folder."""
-    for path in [*(folder / name for name in _OURS), *older_checkpoints(folder / "checkpoint")]:
+    for path in [*(folder / name for name in _OURS), *folder.glob("checkpoint-*[0-9]")]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -98,8 +97,11 @@ class Journal:
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         line = {"step": step, "kind": kind, **finite}
         self.lines.append(line)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise named(error, self._path) from None
 
 
 class Window:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import functools
 import shutil
 import sys
@@ -44,6 +45,9 @@ from zoo.training.snapshot import refuse_other_recipe, restore
 if TYPE_CHECKING:
     from zoo.assemblies import Assembly
     from zoo.recipes import Recipe
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +250,12 @@ def _run(
             session.write()
         with contextlib.suppress(Exception):
             _report(session)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise TrainingError(
+                f"{error.filename} cannot be written: {error.strerror}. The run ended at step "
+                f"{session.run.step}; its last checkpoint is whole. Free some space, then go on with:\n"
+                f"  {facts['resume_command']}"
+            ) from error
         raise
     session.write()
     _report(session)
