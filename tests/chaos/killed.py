@@ -135,8 +135,9 @@ def _run(folder: Path, quick: bool) -> Outcome:
     return Outcome(
         f"{found.tries} kills ({found.at['starting']} while starting, {found.at['stepping']} stepping, "
         f"{found.at['saving']} saving): {found.tries - found.failed} resumes, {found.torn} torn loads, "
-        f"{found.missing} times fewer checkpoints than --keep {KEEP} asks for, at most {found.lost} steps lost where {SAVE_EVERY} are a save interval, {found.left} files left over; "
-        f"the end is {'' if found.equal else 'NOT '}bit-equal to a run never killed",
+        f"{found.missing} times fewer checkpoints than --keep {KEEP} asks for, at most {found.lost} steps "
+        f"lost where {SAVE_EVERY} are a save interval, {found.left} files left over; the end is "
+        f"{'' if found.equal else 'NOT '}bit-equal to a run never killed",
         met,
     )
 

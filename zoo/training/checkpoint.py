@@ -136,8 +136,9 @@ def clean_up(folder: Path, *, keep: int | None = None) -> None:
     stay = older_checkpoints(folder)
     if keep is not None:
         stay = stay[: keep - 1]
+    for leftover in folder.parent.glob(f".{folder.name}-*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     for one in _numbered(folder):
-        remove_leftovers(one)
         if one not in stay:
             (one / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
             shutil.rmtree(one, ignore_errors=True)
