@@ -46,6 +46,8 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         yield temporary
         _settle(temporary)
         _put_in_place(temporary, path)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -67,8 +69,31 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         _settle(temporary)
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """Have an error say what could not be written where it does not: that of a full disk does not."""
+    if error.filename is None and error.errno is not None:
+        error.filename = str(path)
+    return error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left beside it."""
+    for pattern in (
+        f".{path.name}.tmp-*",
+        f".{path.stem}.tmp-*{path.suffix}",
+        f".{path.name}.old-*",
+    ):
+        for leftover in path.parent.glob(pattern):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

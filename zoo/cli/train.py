@@ -49,6 +49,20 @@ from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option
     help="Seconds that a rank waits for the others, where torchrun started several.",
 )
 @click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Checkpoints that stay: the newest N.",
+)
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Stop when more than this share of the videos cannot be read. 0.5 when left out.",
+)
+@click.option(
     "--callback", "callbacks", multiple=True, metavar="NAME", help="Also write: tensorboard. Repeatable."
 )
 @device_option
@@ -65,6 +79,8 @@ def train(
     rank_timeout: float,
     parts_from: tuple[str, ...],
     workers: int | None,
+    keep: int,
+    max_bad: float | None,
     callbacks: tuple[str, ...],
     device: str | None,
     force: bool,
@@ -73,7 +89,8 @@ def train(
     """Train the recipe NAME (or a recipe file) on videos.
 
     The run folder then holds model/ (safetensors), checkpoint/, metrics.jsonl and report.html.
-    Ctrl-C saves and says how to go on. Started by torchrun, its processes share out every batch.
+    Ctrl-C, SIGTERM and SIGUSR1 save and say how to go on; the exit code is then 130. Started by torchrun, its
+    processes share out every batch.
 
     \b
     Example:
@@ -83,31 +100,33 @@ def train(
       torchrun --nproc-per-node 2 -m zoo train vqvae-video-tiny --data demo --out runs/two
     """
     from zoo.cli.overrides import parse_overrides
+    from zoo.training.interrupts import Interrupts
 
     if resume and auto_resume:
         raise click.UsageError("--resume needs a checkpoint and --auto-resume does not: give one of them.")
     overrides = parse_overrides(assignments)
     init = _parts_from(parts_from)
+    with Interrupts(at_once=True):  # until the run handles them itself
+        from zoo.cli.models import use_device
+        from zoo.training import train as train_recipe
 
-    from zoo.cli.models import use_device
-    from zoo.training import train as train_recipe
-
-    use_device(device)  # a device that is not there is wrong usage; the run notes what was asked for
-
-    result = train_recipe(
-        name,
-        data=source,
-        out=out,
-        steps=steps,
-        resume="auto" if auto_resume else resume,
-        force=force,
-        init=init or None,
-        device=device,
-        num_workers=workers,
-        callbacks=callbacks,
-        timeout_s=rank_timeout,
-        **overrides,
-    )
+        use_device(device)  # a device that is not there is wrong usage; the run notes what was asked for
+        result = train_recipe(
+            name,
+            data=source,
+            out=out,
+            steps=steps,
+            resume="auto" if auto_resume else resume,
+            force=force,
+            init=init or None,
+            device=device,
+            num_workers=workers,
+            keep=keep,
+            max_bad=max_bad,
+            callbacks=callbacks,
+            timeout_s=rank_timeout,
+            **overrides,
+        )
     from zoo.ranks import is_first
 
     if as_json and is_first():

@@ -54,6 +54,10 @@ class FrameCache:
         # Row 0 counts the bytes in use; row i + 1 is (state, offset, T, H, W, -, fps, length) of video i.
         self._rows = rows.reshape(-1, 8)
         self._reals = self._rows.view(np.float64)
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Take a lock that nobody holds, for workers still to be started: one that died may have held it."""
         # A context of our own: the default one would fix the start method for the whole program.
         methods = multiprocessing.get_all_start_methods()
         self._lock = multiprocessing.get_context("fork" if "fork" in methods else "spawn").Lock()

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from zoo.data.cache import Cached, FrameCache
 from zoo.data.container import Reader, VideoSource, reason_of
+from zoo.data.crashes import AtWork
 from zoo.data.sampling import Draw, check_clip, choose, draw, finish, scaled_size
 from zoo.data.video import nothing_decodes
 from zoo.errors import DataError
@@ -73,6 +74,7 @@ class ClipDataset(Dataset[ClipItem]):
         description: One line about what is in it, for people.
         epoch: Which clips ``dataset[i]`` gives; see `set_epoch`. ``dataset[epoch, i]`` names both.
         random: Whether clips are drawn by chance (training) or from the middle (evaluation).
+        at_work: Where a loader's workers write down what they are reading.
     """
 
     def __init__(
@@ -98,7 +100,9 @@ class ClipDataset(Dataset[ClipItem]):
         self.augment = tuple(augment) if random else ()
         self.max_bad = max_bad
         self.epoch = 0
+        self.at_work: AtWork | None = None
         self._skipped: dict[str, str] = {}
+        self._crashed: dict[int, str] = {}
 
     @abstractmethod
     def __len__(self) -> int:
@@ -131,11 +135,15 @@ class ClipDataset(Dataset[ClipItem]):
         if len(self._skipped) > self.max_bad * len(self):
             raise DataError(self._too_many())
 
+    def note_crash(self, index: int, reason: str) -> None:
+        """Never read source `index` again: the process that read it died."""
+        self._crashed[index] = f"{self._name(index)}: the process that read it died ({reason})"
+
     def _too_many(self) -> str:
         examples = "; ".join(reason for _, reason in self.skipped[:3])
         return (
             f"{len(self._skipped)} of {len(self)} videos cannot be used, more than the "
-            f"{self.max_bad:.0%} allowed ({self.description}). First: {examples}. "
+            f"{100 * self.max_bad:g}% allowed by --max-bad ({self.description}). First: {examples}. "
             "`zoo data check PATH` lists all of them"
         )
 
@@ -149,7 +157,7 @@ class ClipDataset(Dataset[ClipItem]):
         for candidate in self._candidates(index):
             # Not remembered for the next time: whether a damaged file gives a clip can depend on the draw.
             try:
-                taken, name, label = self._take(candidate, chance)
+                taken, name, label = self._read(candidate, chance)
             except DataError as error:
                 skipped.append((self._name(candidate), str(error)))
                 self.note_skipped(skipped[-1:])
@@ -164,6 +172,17 @@ class ClipDataset(Dataset[ClipItem]):
                 skipped=skipped,
             )
         raise DataError(self._too_many())
+
+    def _read(self, index: int, chance: Draw) -> tuple[Taken, str, int]:
+        if index in self._crashed:
+            raise DataError(self._crashed[index])
+        if self.at_work is None:
+            return self._take(index, chance)
+        self.at_work.begin(index)
+        try:
+            return self._take(index, chance)
+        finally:
+            self.at_work.end()
 
     def _candidates(self, index: int) -> Iterator[int]:
         """The source asked for, then those that stand in for it: the same ones on every run."""
@@ -198,6 +217,10 @@ class FileClips(ClipDataset):
 
     def _name(self, index: int) -> str:
         return self.sources[index].name
+
+    def note_crash(self, index: int, reason: str) -> None:
+        super().note_crash(index, reason)
+        self.cache.renew_lock()
 
     def _take(self, index: int, chance: Draw) -> tuple[Taken, str, int]:
         source = self.sources[index]

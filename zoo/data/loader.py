@@ -6,6 +6,7 @@ Shape legend: B batch, C colours, T frames, H W pixels.
 from __future__ import annotations
 
 import atexit
+import copy
 import os
 import signal
 from collections import deque
@@ -22,11 +23,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.data.clips import ClipDataset, ClipItem
+from zoo.data.container import first_line
+from zoo.data.crashes import AtWork, start_quietly
 from zoo.data.stream import ClipStream, Job
 from zoo.errors import DataError
 
 _PREFETCH = 4
 WHOLE = slice(None)
+_UNEXPLAINED = 3
+"""Workers that may die between two clips before the loader gives up."""
 Key = tuple[int, int]
 
 
@@ -225,17 +230,44 @@ def _exiting() -> Any:
 
 
 def outlive_signals(exiting: Any, worker: int) -> None:
-    """Have a worker ignore Ctrl-C and SIGTERM, which reach the whole process group; the parent decides.
+    """Have a worker ignore Ctrl-C, SIGTERM and SIGUSR1, which reach the whole group; the parent decides.
 
     A worker ends when its loader does or its parent is gone. `exiting` is set once the parent exits: then
     `multiprocessing` sends SIGTERM to workers that are left and waits for them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if exiting.value else None)
 
 
 def _worker_batches(dataset: ClipDataset, order: Order, num_workers: int) -> Iterator[Batch]:
-    loader: DataLoader[Any] = DataLoader(
+    """Make the batches of an order; a clip whose decoder ends a worker is a bad source from then on."""
+    dataset.at_work = at_work = AtWork(num_workers) if num_workers else None
+    done, unexplained = 0, 0
+    while True:
+        rest = copy.copy(order)
+        rest.start_step += done
+        batches = start_quietly(_loader(dataset, rest, num_workers))
+        try:
+            for batch in batches:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+                done += 1
+            return
+        except (RuntimeError, OSError) as error:
+            left = at_work.left_by_the_dead() if at_work is not None else None
+            unexplained += not left
+            if left is None or unexplained > _UNEXPLAINED:
+                raise
+            for index in left:
+                dataset.note_crash(index, first_line(error))
+        del batches  # and with it the workers that are left
+
+
+def _loader(dataset: ClipDataset, order: Order, num_workers: int) -> DataLoader[Any]:
+    return DataLoader(
         _BatchMaker(dataset),
         batch_size=None,
         sampler=order,
@@ -246,10 +278,6 @@ def _worker_batches(dataset: ClipDataset, order: Order, num_workers: int) -> Ite
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=partial(outlive_signals, _exiting()) if num_workers else None,
     )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
 
 
 def _stream_batches(jobs: Iterator[Job], batch_size: int, num_workers: int) -> Iterator[Batch]:

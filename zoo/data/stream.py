@@ -90,7 +90,7 @@ class ClipStream(IterableDataset[ClipItem]):
             examples = "; ".join(reason for _, reason in self.skipped[:3])
             raise DataError(
                 f"{len(self._skipped)} of the first {self._num_read} rows of {self.description} cannot "
-                f"be used, more than the {self.max_bad:.0%} allowed. First: {examples}"
+                f"be used, more than the {100 * self.max_bad:g}% allowed by --max-bad. First: {examples}"
             )
 
     def __iter__(self) -> Iterator[ClipItem]:

@@ -3,14 +3,17 @@
 ``checkpoint/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizers.safetensors``,
 ``rng.safetensors`` and ``state.json``, which names the others with their size and sha256. A new
 checkpoint is written beside the old one, synced and swapped in, and the old one removed last: whenever
-the process dies, one whole checkpoint is there.
+the process dies, one whole checkpoint is there. Of older ones as many stay as are asked for, each as
+``checkpoint-STEP/``, of the same files.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zoo.errors import TrainingError
-from zoo.files import new_folder, sha256
+from zoo.files import new_folder, remove_leftovers, sha256
 from zoo.weights import saveable
 
 FORMAT = 1
@@ -40,13 +43,20 @@ class Snapshot:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
-    """Replace the checkpoint in `folder`; until the new one is whole, the old one stays.
+def save_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int = 1) -> None:
+    """Replace the checkpoint in `folder`; until the new one is whole, the old ones stay.
+
+    Args:
+        folder: Where the newest checkpoint is.
+        snapshot: What goes into it.
+        keep: Checkpoints that stay, with this one; older ones are removed last.
 
     Raises:
-        TrainingError: It cannot be written (a full disk, no permission); the old one is untouched.
+        TrainingError: It cannot be written (a full disk, no permission); the old ones are untouched.
     """
     try:
+        if keep > 1:
+            _set_aside(folder)
         with new_folder(folder, force=True) as aside:
             files = {}
             for stem, tensors in snapshot.tensors.items():
@@ -61,20 +71,37 @@ def save_checkpoint(folder: Path, snapshot: Snapshot) -> None:
             f"the checkpoint {str(folder)!r} cannot be written: {error}; {kept}. Free some space, or give "
             "another folder with --out"
         ) from error
-    remove_leftovers(folder)
+    clean_up(folder, keep=keep)
 
 
 def load_checkpoint(folder: Path) -> Snapshot:
-    """Read the checkpoint in `folder`, to the CPU, after checking every file against its hash.
+    """Read the newest whole checkpoint, to the CPU, after checking every file against its hash.
+
+    That is the one in `folder` or, where that is damaged and older ones were kept, the newest of those, with
+    a warning.
 
     Raises:
-        TrainingError: There is none, or it is damaged or of another format.
+        TrainingError: There is none, or none that is whole and of this format.
     """
-    found = next((place for place in _places(folder) if (place / _STATE).is_file()), None)
-    if found is None:
-        raise TrainingError(
-            f"there is no checkpoint in {str(folder)!r} to go on from; leave out --resume to start"
-        )
+    places = [place for place in _places(folder) if (place / _STATE).is_file()]
+    damaged: list[TrainingError] = []
+    for place in places:
+        try:
+            snapshot = _read(place)
+        except TrainingError as error:
+            damaged.append(error)
+            continue
+        if damaged:
+            warnings.warn(f"{damaged[0]}. Going on from the older {place.name}", stacklevel=2)
+        return snapshot
+    if damaged:
+        raise TrainingError(f"{damaged[0]}; start again with --force, or give another --out") from damaged[0]
+    raise TrainingError(
+        f"there is no checkpoint in {str(folder)!r} to go on from; leave out --resume to start"
+    )
+
+
+def _read(found: Path) -> Snapshot:
     try:
         state = json.loads((found / _STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -101,12 +128,48 @@ def has_checkpoint(folder: Path) -> bool:
     return any((place / _STATE).is_file() for place in _places(folder))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what saves that were killed left beside a checkpoint that is there."""
-    if (folder / _STATE).is_file():
-        for pattern in (f".{folder.name}.tmp-*", f".{folder.name}.old-*"):
-            for leftover in folder.parent.glob(pattern):
-                shutil.rmtree(leftover, ignore_errors=True)
+def clean_up(folder: Path, *, keep: int | None = None) -> None:
+    """Remove what killed saves left beside a checkpoint that is there, and all but the newest `keep`."""
+    if not (folder / _STATE).is_file():
+        return
+    remove_leftovers(folder)
+    stay = older_checkpoints(folder)
+    if keep is not None:
+        stay = stay[: keep - 1]
+    for leftover in folder.parent.glob(f".{folder.name}-*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for one in _numbered(folder):
+        if one not in stay:
+            (one / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
+            shutil.rmtree(one, ignore_errors=True)
+
+
+def older_checkpoints(folder: Path) -> list[Path]:
+    """Return the folders of the older checkpoints that were kept, the newest first."""
+    return [path for path in _numbered(folder) if (path / _STATE).is_file()]
+
+
+def _numbered(folder: Path) -> list[Path]:
+    found = [
+        path for path in folder.parent.glob(f"{folder.name}-*") if path.name[len(folder.name) + 1 :].isdigit()
+    ]
+    return sorted(found, key=lambda path: int(path.name[len(folder.name) + 1 :]), reverse=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Give the checkpoint that is about to be replaced a second place, under the number of its step."""
+    state = folder / _STATE
+    if not state.is_file():
+        return
+    aside = folder.with_name(f"{folder.name}-{json.loads(state.read_text(encoding='utf-8'))['step']:08d}")
+    if (aside / _STATE).is_file():
+        return
+    with new_folder(aside, force=True) as copy:
+        for path in folder.iterdir():
+            try:
+                os.link(path, copy / path.name)  # the same file: it is never written to again
+            except OSError:  # a file system without links
+                shutil.copyfile(path, copy / path.name)
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -156,11 +219,9 @@ def unpack(plain: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _places(folder: Path) -> list[Path]:
-    """Where a checkpoint may be: in place or, where folders are not swapped in one step, just beside."""
-    return [folder, *sorted(folder.parent.glob(f".{folder.name}.old-*/old"))]
+    """Where one may be: in place, just beside where folders are not swapped in one step, or an older one."""
+    return [folder, *sorted(folder.parent.glob(f".{folder.name}.old-*/old")), *older_checkpoints(folder)]
 
 
 def _damaged(folder: Path, why: str) -> TrainingError:
-    return TrainingError(
-        f"the checkpoint {str(folder)!r} is damaged: {why}; start again with --force, or give another --out"
-    )
+    return TrainingError(f"the checkpoint {str(folder)!r} is damaged: {why}")

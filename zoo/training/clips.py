@@ -154,7 +154,7 @@ def open_tokens(folder: str | os.PathLike[str], recipe: Recipe, model: Assembly)
     return TokenData(tokens, train=recipe.train)
 
 
-def open_data(data: Any, recipe: Recipe, *, num_workers: int | None) -> Clips:
+def open_data(data: Any, recipe: Recipe, *, num_workers: int | None, max_bad: float | None = None) -> Clips:
     """Open a source of clips for a recipe: its training part, and its test part or what is held out.
 
     Args:
@@ -162,10 +162,21 @@ def open_data(data: Any, recipe: Recipe, *, num_workers: int | None) -> Clips:
             mapping of "train" and "test" to one each.
         recipe: Size of the clips, seed, batch size and augmentation.
         num_workers: Processes that decode clips; chosen by the loader when left out.
+        max_bad: Largest share of sources that may be bad; as the clips have it when left out.
 
     Raises:
         DataError: The source is not there or holds no usable clip.
     """
+    if max_bad is not None and not 0 <= max_bad <= 1:
+        raise DataError(f"max_bad is {max_bad}; it is a share, from 0 (none may be bad) to 1")
+    clips = _open(data, recipe, num_workers=num_workers)
+    for part in (clips.trained, clips.heldout):
+        if part is not None and max_bad is not None:
+            part.max_bad = max_bad
+    return clips
+
+
+def _open(data: Any, recipe: Recipe, *, num_workers: int | None) -> Clips:
     from zoo.data import ClipDataset, ClipStream, open_clips
 
     train, open_kinds = recipe.train, (ClipDataset, ClipStream)

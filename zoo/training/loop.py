@@ -25,6 +25,7 @@ from zoo.outputs import Judged
 from zoo.ranks import rank, share, shared_draw, world_size
 from zoo.training import objectives
 from zoo.training.augment import Augment
+from zoo.training.finite import agreed, step_not_finite
 from zoo.training.regularizers import between, due, gradient_penalty_r1, gradient_penalty_wgan
 from zoo.training.run import Labelled, Numbers, Run
 
@@ -65,17 +66,27 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
         run: State of the run; `step` and `batches` move on.
         batches: Endless batches.
 
+    Returns:
+        The step's numbers; none of a step that was skipped because its clips are not finite.
+
     Raises:
-        TrainingError: A loss or gradient is not finite. The run is then of no use: buffers that move in
-            the forward pass (codebooks, running statistics), and where it was the discriminators' loss the
-            model, have moved already.
+        NotFiniteError: A loss, gradient or clip is not finite and the recipe does not skip it. What moves in
+            a forward pass (codebooks, running statistics) is as before that update; where it was the
+            discriminators', the model has taken its own.
     """
     adversarial = run.adversarial
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.
     taken = [next(batches).to(run.device) for _ in range(max(1, turns))]
+    run.batches += len(taken)
+    if not agreed(all(batch.is_finite() for batch in taken)):
+        what, advice = "the clips hold numbers that are not finite", "Look at the data"
+        run.skip(step_not_finite(what, run.step, {}, advice=advice))
+        run.step += 1
+        return {}
     if rank():  # the first rank's chance is that of a run alone, which its checkpoints keep
         torch.manual_seed(run.generator(f"rank {rank()}").initial_seed())
+    run.buffers.remember()
     if isinstance(run.model, TokenPrior):
         numbers = prior_step(run, taken[0])
     else:
@@ -83,13 +94,13 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
             taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
         made, numbers = model_step(run, taken[0])
     for turn in range(turns):
+        run.buffers.remember()
         if turn:
             made = _make_aside(run, taken[turn], turn)
         numbers |= discriminator_step(run, taken[turn], made, turn=turn)
     if run.average is not None:
         run.average.update(run.model)
     run.step += 1
-    run.batches += len(taken)
     return numbers
 
 
@@ -143,7 +154,8 @@ def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
             numbers["own_loss"] = made.own_loss.detach()
         loss = torch.stack(losses).sum()
         numbers["loss"] = loss.detach()
-        numbers["grad_norm"] = run.player.update(loss, step=run.step, numbers=numbers)
+        if (norm := run.update(run.player, loss, numbers)) is not None:
+            numbers["grad_norm"] = norm
     return made.detach(), numbers
 
 
@@ -164,7 +176,8 @@ def prior_step(run: Run, batch: Labelled) -> Numbers:
     with run.autocast():
         loss = model.loss(batch.x_BCTHW, label_B=label_B, generator=run.generator("prior"))
     numbers = {"tokens": loss.detach(), "loss": term.weight * loss.detach()}
-    numbers["grad_norm"] = run.player.update(term.weight * loss.float(), step=run.step, numbers=numbers)
+    if (norm := run.update(run.player, term.weight * loss.float(), numbers)) is not None:
+        numbers["grad_norm"] = norm
     return numbers
 
 
@@ -254,7 +267,9 @@ def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) 
     loss = torch.stack(list(losses.values())).sum()
     numbers = {"discriminator_loss": losses.pop("").detach(), **_scores(reals, fakes)}
     numbers |= {name: value.detach() for name, value in losses.items()}
-    norm = run.opponent.update(loss, step=run.step, numbers=numbers)
+    norm = run.update(run.opponent, loss, numbers)
+    if norm is None:
+        return numbers
     if "augment" in run.keepers:
         augment = run.keepers["augment"]
         assert isinstance(augment, Augment)

@@ -18,7 +18,7 @@ import torch
 
 from zoo.discovery import DISTRIBUTION
 from zoo.errors import OutputExistsError, RecipeError
-from zoo.files import new_file
+from zoo.files import named, new_file, remove_leftovers
 from zoo.recipe_files import parse_yaml
 
 METRICS = "metrics.jsonl"
@@ -48,12 +48,19 @@ def refuse_existing_run(folder: Path, *, force: bool) -> None:
 
 def clear_run(folder: Path) -> None:
     """Remove what a run wrote, and nothing else, from its folder."""
-    for name in _OURS:
-        path = folder / name
+    for path in [*(folder / name for name in _OURS), *folder.glob("checkpoint-*[0-9]")]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a run's folder of files that they were writing."""
+    for name in ("model", METRICS, FACTS, "report.html"):
+        remove_leftovers(folder / name)
+    for leftover in (folder / "samples").glob("*/.*.tmp-*"):
+        leftover.unlink(missing_ok=True)
 
 
 class Journal:
@@ -78,9 +85,13 @@ class Journal:
                     line = json.loads(text)
                 except json.JSONDecodeError:
                     break  # cut short when the process was killed
-                if line["step"] <= upto:
-                    self.lines.append(line)
-        if not writes:
+                self.lines.append(line)
+        self.cut(upto)
+
+    def cut(self, step: int) -> None:
+        """Drop the lines of later steps."""
+        self.lines = [line for line in self.lines if line["step"] <= step]
+        if not self._writes:
             return
         with new_file(self._path, force=True) as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
@@ -92,8 +103,11 @@ class Journal:
         self.lines.append(line)
         if not self._writes:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise named(error, self._path) from None
 
 
 class Window:
@@ -103,8 +117,10 @@ class Window:
         self.sums: dict[str, list[float]] = {name: list(pair) for name, pair in (sums or {}).items()}
 
     def add(self, numbers: Mapping[str, float]) -> None:
-        """Count the numbers of one step."""
+        """Count the numbers of one step; those of a skipped update that are not finite do not count."""
         for name, value in numbers.items():
+            if not math.isfinite(value):
+                continue
             pair = self.sums.setdefault(name, [0.0, 0])
             pair[0] += value
             pair[1] += 1
@@ -149,6 +165,8 @@ def train_command(
     steps: int | None = None,
     init: Mapping[str, str | Path] | None = None,
     num_workers: int | None = None,
+    keep: int = 1,
+    max_bad: float | None = None,
     device: object = None,
     callbacks: Sequence[Any] = (),
     overrides: Mapping[str, Any],
@@ -167,6 +185,10 @@ def train_command(
         words += ["--init", f"{part}={source}"]
     if num_workers is not None:
         words += ["--workers", str(num_workers)]
+    if keep != 1:
+        words += ["--keep", str(keep)]
+    if max_bad is not None:
+        words += ["--max-bad", str(max_bad)]
     if device is not None:
         words += ["--device", str(device)]
     for callback in callbacks:

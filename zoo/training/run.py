@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import TrainingError
-from zoo.ranks import any_rank, average_gradients, distributed, same_everywhere, share
+from zoo.ranks import average_gradients, distributed, same_everywhere, share
 from zoo.training.augment import make_augment
 from zoo.training.batch_norm import over_whole_batch
 from zoo.training.ema import MovingAverage
+from zoo.training.finite import IN_A_ROW, Buffers, NotFiniteError, agreed, step_not_finite
 from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
 from zoo.training.regularizers import LecamMeans, PathLengthMean
 from zoo.training.rng import step_generator
@@ -46,6 +46,10 @@ class Labelled(NamedTuple):
         dtype = torch.int64 if self.x_BCTHW.dtype == torch.int64 else torch.float32
         return Labelled(self.x_BCTHW.to(device, dtype), label_B)
 
+    def is_finite(self) -> bool:
+        """Whether every pixel is a finite number."""
+        return not self.x_BCTHW.is_floating_point() or bool(torch.isfinite(self.x_BCTHW).all())
+
 
 class Player:
     """One side of the game: its parameters, their optimiser and its schedule."""
@@ -63,18 +67,19 @@ class Player:
         """Take one optimiser step down the gradient of `loss`, and return the gradient's norm.
 
         Raises:
-            TrainingError: Loss or gradient is not finite; this side's weights are as they were.
+            NotFiniteError: Loss or gradient is not finite; this side's weights are as they were.
         """
-        if any_rank(not bool(torch.isfinite(loss))):
-            raise _not_finite(f"the {self.name}'s loss is {float(loss.detach())}", step, numbers)
         self.schedule.step_update(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
-        if not bool(torch.isfinite(norm)):
+        if not agreed(bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))):
             self.optimizer.zero_grad(set_to_none=True)
-            raise _not_finite(f"the norm of the {self.name}'s gradient is {float(norm)}", step, numbers)
+            what = f"the {self.name}'s loss is {float(loss.detach())}"
+            if bool(torch.isfinite(loss.detach())):
+                what = f"the norm of the {self.name}'s gradient is {float(norm)}"
+            raise step_not_finite(what, step, numbers)
         self.optimizer.step()
         return norm.detach()
 
@@ -98,8 +103,11 @@ class Run:
         lpips: Frozen distance network, when the objective has a perceptual term.
         keepers: What else keeps state from step to step: "augment", "lecam" and "path_length", those that
             the objective has.
+        buffers: What the forward passes of an update move, to be put back when it is not made.
         step: Steps taken.
         batches: Batches taken from the data.
+        skipped: Updates left out one after the other, up to the last.
+        troubles: Why updates were left out, for the session to tell.
     """
 
     model: Assembly
@@ -110,14 +118,48 @@ class Run:
     average: MovingAverage | None
     lpips: nn.Module | None
     keepers: nn.ModuleDict
+    buffers: Buffers
     step: int = 0
     batches: int = 0
+    skipped: int = 0
+    troubles: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def adversarial(self) -> Adversarial | None:
         """The adversarial term, once it has started to count."""
         term = self.train.objective.adversarial
         return term if term is not None and self.step >= term.start_step else None
+
+    def update(self, player: Player, loss: Tensor, numbers: Numbers) -> Tensor | None:
+        """Have a player take its step; return the gradient's norm, or None for an update that is skipped.
+
+        Raises:
+            NotFiniteError: Loss or gradient is not finite and the recipe does not skip it; buffers and this
+                side's weights are as before the update.
+        """
+        try:
+            norm = player.update(loss, step=self.step, numbers=numbers)
+        except NotFiniteError as error:
+            self.buffers.put_back()
+            self.skip(error)
+            return None
+        self.skipped = 0
+        return norm
+
+    def skip(self, error: NotFiniteError) -> None:
+        """Go on without an update where the recipe says so.
+
+        Raises:
+            NotFiniteError: It does not, or too many were skipped in a row.
+        """
+        self.skipped += 1
+        if self.train.not_finite != "skip":
+            raise error
+        if self.skipped > IN_A_ROW:
+            raise NotFiniteError(
+                error.reason, f"{IN_A_ROW} updates in a row were skipped before it, so it stops"
+            )
+        self.troubles.append(f"{error.reason}; this update is skipped")
 
     def augmented(self, x_BCTHW: Tensor, stream: str, turn: int = 0) -> Tensor:
         """Change clips as the discriminators see them; all frames of a clip alike."""
@@ -164,6 +206,7 @@ def start(model: Assembly, device: torch.device) -> Run:
         from zoo.metrics.lpips import load_lpips
 
         lpips = load_lpips().to(device)
+    keepers.to(device)
     return Run(
         model=model,
         train=train,
@@ -172,13 +215,6 @@ def start(model: Assembly, device: torch.device) -> Run:
         opponent=opponent,
         average=MovingAverage(model, train.ema) if train.ema is not None else None,
         lpips=lpips,
-        keepers=keepers.to(device),
-    )
-
-
-def _not_finite(what: str, step: int, numbers: Numbers) -> TrainingError:
-    terms = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
-    return TrainingError(
-        f"step {step + 1}: {what} ({terms}); stopped, and nothing of this step is saved: the last checkpoint "
-        "is whole. Try a lower rate (train.optimizer.lr) or train.clip_grad_norm"
+        keepers=keepers,
+        buffers=Buffers(model, keepers),
     )

@@ -5,6 +5,7 @@ Shape legend: B batch, C colour channels, T H W frames and pixels.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,20 +21,23 @@ from zoo.errors import DataError, TrainingError
 from zoo.metrics import Stopped, evaluate
 from zoo.ranks import any_rank, everywhere, gathered, is_loss_of_rank, on_first, rank, world_size
 from zoo.training.callbacks import Callbacks
-from zoo.training.checkpoint import save_checkpoint
+from zoo.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from zoo.training.clock import Clock
+from zoo.training.finite import IN_A_ROW, NotFiniteError
 from zoo.training.health import Health
 from zoo.training.interrupts import Interrupts
 from zoo.training.loop import training_step
-from zoo.training.records import Journal, Window, card, write_facts
+from zoo.training.records import Journal, Window, card, sweep, write_facts
 from zoo.training.rng import isolated_rng
 from zoo.training.run import Labelled, Numbers, Run
-from zoo.training.snapshot import take_snapshot
+from zoo.training.snapshot import restore, take_snapshot
 
 EVAL_CLIPS = 64
 """Held-out clips measured while training goes on."""
 FINAL_EVAL_CLIPS = 256
 """Held-out clips measured at the end, at most; `zoo eval` measures all."""
+MAX_TROUBLES = 100
+"""Updates that were left out, the latest, that run.json tells of."""
 NUM_SAMPLES = 4
 """Clips written to samples/."""
 KEPT = (
@@ -48,6 +52,7 @@ KEPT = (
     "evaluation_error",
     "init",
     "data",
+    "not_finite",
 )
 """Facts that a checkpoint carries over to the run that goes on from it."""
 
@@ -69,6 +74,7 @@ class Session:
         skipped: Tells the sources that could not be read so far, with the reason.
         interrupts: Looked at between steps and between batches of an evaluation.
         num_workers: Processes that decode clips to measure; chosen by the loader when None.
+        keep: Checkpoints that stay.
         health: The monitors; one of the callbacks. None when they are off.
 
     Attributes:
@@ -89,6 +95,7 @@ class Session:
         skipped: Callable[[], list[list[str]]],
         interrupts: Interrupts,
         num_workers: int | None,
+        keep: int,
         health: Health | None,
     ) -> None:
         self.run = run
@@ -102,9 +109,11 @@ class Session:
         self._skipped = skipped
         self._interrupts = interrupts
         self._num_workers = num_workers
+        self._keep = keep
         self._health = health
         self.saved_step: int | None = None
         self.interrupted = False
+        self._furthest = self._rolled_back = 0
 
     @property
     def best(self) -> Assembly:
@@ -123,6 +132,8 @@ class Session:
         """
         run, config, interrupts = self.run, self.run.train, self._interrupts
         self.callbacks.call("on_start", self.folder, self.facts["recipe"], run.step)
+        if config.not_finite == "roll-back" and not has_checkpoint(self.folder / "checkpoint"):
+            self.save()
         clock = Clock(self.facts, batches(run.batches))
         bar = tqdm(
             total=config.steps,
@@ -137,10 +148,9 @@ class Session:
             while run.step < config.steps and not self.interrupted:
                 try:
                     numbers = training_step(run, clock)
-                except TrainingError as error:
-                    if self._health is not None:
-                        self._health.broke(run.step + 1, str(error))
-                    raise
+                except NotFiniteError as error:
+                    self._roll_back(error, bar)
+                    continue
                 except Exception as error:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
                     if interrupts.noted is not None and clock.failed:
@@ -155,17 +165,22 @@ class Session:
                     raise
                 values = _floats(numbers)
                 self.window.add(values)
+                self._tell_troubles()
                 clock.stepped()
                 self.facts["steps_per_s"] = run.step / max(self.facts["seconds"], 1e-9)
                 bar.update()
-                bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                bar.set_postfix(loss=f"{values.get('loss', math.nan):.4f}", refresh=False)
                 ends = run.step == config.steps
                 logs = run.step % config.log_every == 0 or ends
                 measures = bool(config.eval_every) and run.step % (config.eval_every or 1) == 0 and not ends
                 if logs:
                     self._log(clock)
                 if run.step % config.save_every == 0 and not ends:
-                    self.save()
+                    try:
+                        self.save()
+                    except NotFiniteError as error:
+                        self._roll_back(error, bar)
+                        continue
                 if measures:
                     self.evaluate(num_clips=EVAL_CLIPS)
                 if self._health is not None and (logs or measures) and any_rank(bool(self._health.verdict)):
@@ -174,6 +189,41 @@ class Session:
                 clock.resume()
                 self.interrupted = any_rank(interrupts.noted is not None)
         self.save()
+
+    def _roll_back(self, error: NotFiniteError, bar: tqdm[Any]) -> None:
+        """Go back to the last checkpoint where the recipe says so, and on with the clips that are next.
+
+        Raises:
+            NotFiniteError: `error`, where the recipe says otherwise or the run gets no further this way.
+        """
+        run, failed = self.run, self.run.step
+        if failed > self._furthest:
+            self._furthest, self._rolled_back = failed, 0
+        self._rolled_back += 1
+        if run.train.not_finite != "roll-back" or self._rolled_back > IN_A_ROW:
+            if self._health is not None:
+                self._health.broke(failed + 1, str(error))
+            raise error
+        batches = run.batches
+        snapshot = load_checkpoint(self.folder / "checkpoint")
+        restore(run, snapshot)
+        run.batches, self.saved_step = batches, None
+        self.window = Window(snapshot.state["window"])
+        self.journal.cut(run.step)
+        run.troubles.append(f"{error.reason}; back to step {run.step}, and on with the clips that are next")
+        self._tell_troubles()
+        bar.n = run.step
+        bar.refresh()
+
+    def _tell_troubles(self) -> None:
+        """Write down which updates were left out, and why."""
+        for trouble in self.run.troubles:
+            self.facts["not_finite"] = [*self.facts["not_finite"][-MAX_TROUBLES:], trouble]
+            if self._health is not None:
+                self._health.broke(self.run.step, trouble)
+            if self.progress:
+                tqdm.write(f"warning: {trouble}", file=sys.stderr)
+        self.run.troubles.clear()
 
     def save(self) -> None:
         """Save checkpoint, model and run.json; a checkpoint of this very step is not written twice."""
@@ -187,9 +237,10 @@ class Session:
     def _save(self) -> None:
         kept = {name: self.facts[name] for name in KEPT}
         snapshot = take_snapshot(self.run, window=self.window.sums, facts=kept)
-        save_checkpoint(self.folder / "checkpoint", snapshot)
+        save_checkpoint(self.folder / "checkpoint", snapshot, keep=self._keep)
         self.save_model()
         self.write()
+        sweep(self.folder)
         self.callbacks.call("on_save", self.run.step, self.folder)
 
     def save_model(self) -> None:
@@ -306,5 +357,7 @@ class Session:
 
 def _floats(numbers: Numbers) -> dict[str, float]:
     """Fetch all numbers from the device at once, as means over the ranks."""
+    if not numbers:
+        return {}
     values = torch.stack([value.detach().float().reshape(()) for value in numbers.values()])
     return dict(zip(numbers, (everywhere(values) / world_size()).tolist(), strict=True))

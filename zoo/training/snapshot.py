@@ -12,6 +12,7 @@ from zoo.errors import TrainingError
 from zoo.recipes import Recipe
 from zoo.training.checkpoint import Snapshot, pack, unpack
 from zoo.training.ema import own_tensors
+from zoo.training.finite import NotFiniteError
 from zoo.training.records import flat
 from zoo.training.rng import restore_rng_state, rng_state
 from zoo.training.run import Run
@@ -27,6 +28,7 @@ MAY_DIFFER = (
     "train.log_every",
     "train.eval_every",
     "train.save_every",
+    "train.not_finite",
 )
 """Fields of a recipe that a resumed run may change: they change no step already taken."""
 
@@ -41,7 +43,7 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
         **more: Plain data to keep beside it.
 
     Raises:
-        TrainingError: A weight or buffer is not finite.
+        NotFiniteError: A weight or buffer is not finite.
     """
     tensors = {"model": dict(run.model.state_dict())}
     if run.keepers.state_dict():
@@ -50,9 +52,10 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
         tensors["ema"] = run.average.tensors()
     for name, tensor in itertools.chain(*(named.items() for named in tensors.values())):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(
-                f"step {run.step}: {name} is not finite, so no checkpoint was made of it; the last one is "
-                "whole. Go on from it with a lower rate (train.optimizer.lr)"
+            raise NotFiniteError(
+                f"step {run.step}: {name} is not finite",
+                "no checkpoint was made of it; the last one is whole. Go on from it with a lower rate "
+                "(train.optimizer.lr)",
             )
     optimizers = {"model": run.player.optimizer.state_dict()}
     if run.opponent is not None:

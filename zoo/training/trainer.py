@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import functools
 import shutil
 import sys
@@ -21,7 +22,7 @@ from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
 from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
-from zoo.training.checkpoint import Snapshot, has_checkpoint, load_checkpoint, remove_leftovers
+from zoo.training.checkpoint import Snapshot, clean_up, has_checkpoint, load_checkpoint
 from zoo.training.clips import Clips, TokenData, is_token_folder, open_data, open_tokens
 from zoo.training.first_stage import FOLDER, train_first_stage
 from zoo.training.health import make_health
@@ -34,6 +35,7 @@ from zoo.training.records import (
     clear_run,
     describe,
     refuse_existing_run,
+    sweep,
     train_command,
     versions,
 )
@@ -45,6 +47,9 @@ from zoo.training.snapshot import refuse_other_recipe, restore
 if TYPE_CHECKING:
     from zoo.assemblies import Assembly
     from zoo.recipes import Recipe
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,8 @@ def train(
     init: Mapping[str, str | Path] | None = None,
     progress: bool = True,
     num_workers: int | None = None,
+    keep: int = 1,
+    max_bad: float | None = None,
     device: str | torch.device | None = None,
     callbacks: Iterable[Any] = (),
     timeout_s: float = TIMEOUT_S,
@@ -107,6 +114,9 @@ def train(
         init: Model folders to take parts from, as for `zoo.build`; a resumed run has them already.
         progress: Show a bar and messages on standard error.
         num_workers: Processes that decode clips; chosen by the number of cores when left out.
+        keep: Checkpoints that stay: the newest, and those before it as ``checkpoint-STEP/``.
+        max_bad: Largest share of the clips' sources that may be bad before the run stops; a half when left
+            out.
         device: Where to train; a CUDA device when there is one, or else the CPU.
         callbacks: `zoo.training.Callback` objects, or names: ``("tensorboard",)``.
         timeout_s: Seconds that a rank waits for the others, where `torchrun` started several.
@@ -118,6 +128,8 @@ def train(
             missing, damaged or of another recipe.
         ZooError: As `zoo.build` and `zoo.data.open_clips`.
     """
+    if keep < 1:
+        raise TrainingError(f"keep is {keep}; at least 1 checkpoint stays, the newest")
     try:
         onto = pick_device(device or own_device())
     except DeviceError as error:
@@ -136,6 +148,8 @@ def train(
             init=init,
             progress=progress and not rank(),
             num_workers=num_workers,
+            keep=keep,
+            max_bad=max_bad,
             device=device,
             callbacks=[callbacks] if isinstance(callbacks, str) else list(callbacks),
             onto=onto,
@@ -154,6 +168,8 @@ def _train(
     init: Mapping[str, str | Path] | None,
     progress: bool,
     num_workers: int | None,
+    keep: int,
+    max_bad: float | None,
     device: str | torch.device | None,
     callbacks: list[Any],
     onto: torch.device,
@@ -176,6 +192,8 @@ def _train(
         steps=steps,
         init=init,
         num_workers=num_workers,
+        keep=keep,
+        max_bad=max_bad,
         device=device,
         callbacks=callbacks,
         overrides=overrides,
@@ -196,6 +214,8 @@ def _train(
             force=force,
             progress=progress,
             num_workers=num_workers,
+            keep=keep,
+            max_bad=max_bad,
             device=device,
         )
         if first is not None and first.interrupted:
@@ -207,7 +227,7 @@ def _train(
     # Clips first: a source that is not there is told at once. Tokens can only be told with their tokenizer.
     clips: Clips | TokenData | None = None
     if not is_token_folder(data):
-        clips = open_data(data, recipe, num_workers=num_workers)
+        clips = open_data(data, recipe, num_workers=num_workers, max_bad=max_bad)
     model = build(name, init=init if snapshot is None else None, seed=recipe.train.seed, **changes)
     if clips is None:
         clips = open_tokens(data, recipe, model)
@@ -239,6 +259,7 @@ def _train(
             skipped=clips.skipped,
             interrupts=interrupts,
             num_workers=num_workers,
+            keep=keep,
             health=health,
         )
         if snapshot is not None:
@@ -280,6 +301,12 @@ def _run(
             session.write()
         with contextlib.suppress(Exception):
             _report(session)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise TrainingError(
+                f"{error.filename} cannot be written: {error.strerror}. The run ended at step "
+                f"{session.run.step}; its last checkpoint is whole. Free some space, then go on with:\n"
+                f"  {facts['resume_command']}"
+            ) from error
         raise
     on_first(lambda: _close(session))
     result = TrainResult(
@@ -320,6 +347,12 @@ def _where_it_stands(folder: Path) -> tuple[bool, bool]:
     return resumes, begun and not resumes
 
 
+def _tidy(folder: Path) -> None:
+    """Remove what a run that was killed left half-written."""
+    clean_up(folder / "checkpoint")
+    sweep(folder)
+
+
 def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Snapshot | None:
     """Load the checkpoint to go on from, or see to it that there is nothing to overwrite."""
     if resume and force:
@@ -327,7 +360,7 @@ def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> S
     if not resume:
         on_first(lambda: refuse_existing_run(folder, force=force))
         return None
-    on_first(lambda: remove_leftovers(folder / "checkpoint"))
+    on_first(lambda: _tidy(folder))
     snapshot = load_checkpoint(folder / "checkpoint")
     refuse_other_recipe(snapshot, recipe, folder=str(folder))
     return snapshot
@@ -401,6 +434,7 @@ def _facts(model: Assembly, clips: Clips | TokenData, device: torch.device) -> d
         "evaluation": None,
         "evaluation_error": None,
         "health": [],
+        "not_finite": [],
         "recipe": recipe.model_dump(mode="json"),
     }
 

@@ -1,0 +1,34 @@
+"""One signal in each phase of a run; docs/reliability.md has all of them in all phases."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from chaos.stopped import PHASES, SIGNALS, prepare, stop
+
+CASES = [
+    ("start", signal.SIGTERM, 2, True),
+    ("train", signal.SIGUSR1, 2, True),
+    ("eval", signal.SIGTERM, 2, True),
+    ("save", signal.SIGUSR1, 0, False),
+]
+
+
+@pytest.mark.parametrize(("phase", "number", "workers", "group"), CASES, ids=[case[0] for case in CASES])
+def test_a_run_that_is_asked_to_stop_saves_and_leaves(
+    tmp_path: Path, phase: str, number: signal.Signals, workers: int, group: bool
+) -> None:
+    found = stop(
+        prepare(tmp_path), tmp_path / "run", phase=phase, number=number, workers=workers, group=group
+    )
+    assert found.fine, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_signal_in_every_phase(tmp_path: Path, phase: str, number: signal.Signals) -> None:
+    found = stop(prepare(tmp_path), tmp_path / "run", phase=phase, number=number, workers=2, group=True)
+    assert found.fine, found
