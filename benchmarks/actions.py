@@ -37,7 +37,7 @@ SHOWN = 2
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of models and tokens.")
 @click.option("--num-classes", default=4, show_default=True, help="Classes in the folder.")
 @click.option("--tokenizer-steps", default=2000, show_default=True, help="Steps of the tokenizer.")
-@click.option("--prior-steps", default=2000, show_default=True, help="Steps of the prior.")
+@click.option("--prior-steps", default=1000, show_default=True, help="Steps of the prior.")
 @click.option("--num-samples", default=64, show_default=True, help="Samples that FVD is measured on.")
 @click.option("--temperature", default=0.9, show_default=True, help="Of the samples on the sheet.")
 def main(

@@ -6,6 +6,7 @@ latent grid, q codebooks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ class Selection(NamedTuple):
             None if self.frames_BT is None else self.frames_BT[clips],
             [None if place is None else place[clips] for place in self.places],
         )
+
+    @staticmethod
+    def joined(parts: Sequence[Selection]) -> Selection:
+        """Put the selections of the parts of a batch together."""
+        first = parts[0]
+        frames = [part.frames_BT for part in parts if part.frames_BT is not None]
+        places = [
+            None if place is None else torch.cat([part.places[n] for part in parts])  # type: ignore[misc]
+            for n, place in enumerate(first.places)
+        ]
+        return Selection(None if first.frames_BT is None else torch.cat(frames), places)
 
     def repeat(self, times: int) -> Selection:
         """Return the selection for as many batches one after the other."""

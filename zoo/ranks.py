@@ -31,6 +31,7 @@ _BEAT_S = 1.0
 _T = TypeVar("_T")
 _joined: _Joined | None = None
 _groups = 0
+_micro = (0, 1)
 
 
 class _Joined:
@@ -111,33 +112,52 @@ def own_device() -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def micro_batch(index: int, count: int) -> Iterator[None]:
+    """Within it, only part `index` out of `count` of this rank's share of the batch is at work."""
+    global _micro
+    before, _micro = _micro, (index, count)
+    try:
+        yield
+    finally:
+        _micro = before
+
+
+def num_parts() -> int:
+    """In how many parts a batch goes through the model: ranks, times the parts of each one's share."""
+    return world_size() * _micro[1]
+
+
 def share(num: int) -> slice:
-    """Return which of `num` clips are this rank's.
+    """Return which of `num` clips are at work here: this rank's, or a part of them within `micro_batch`.
 
     Raises:
         TrainingError: They cannot be shared out alike.
     """
-    size = world_size()
-    if num % size:
+    index, count = _micro
+    parts = num_parts()
+    if num % parts:
         raise TrainingError(
-            f"a batch of {num} clips cannot be shared out alike to {size} ranks: set train.batch_size to a "
-            f"multiple of {size}"
+            f"a batch of {num} clips cannot be shared out alike to {world_size()} ranks"
+            + (f" in {count} parts each" if count > 1 else "")
+            + f": set train.batch_size to a multiple of {parts}"
         )
-    return slice(rank() * (num // size), (rank() + 1) * (num // size))
+    place, size = rank() * count + index, num // parts
+    return slice(place * size, (place + 1) * size)
 
 
 def shared_draw(draw: Callable[[int], _T], num: int) -> _T:
-    """Draw for the clips of all ranks and return what is for those of this one.
+    """Draw for the clips of the whole batch and return what is for those at work here.
 
     Args:
         draw: Makes a tensor of so many rows, or a mapping of such; from a generator in the same state on all
             ranks.
-        num: Clips of this rank.
+        num: Clips at work here.
     """
-    if not distributed():
+    if num_parts() == 1:
         return draw(num)
-    total = draw(num * world_size())
-    own = share(num * world_size())
+    total = draw(num * num_parts())
+    own = share(num * num_parts())
     if isinstance(total, dict):
         return {key: value[own] for key, value in total.items()}  # type: ignore[return-value]
     return total[own]  # type: ignore[index]

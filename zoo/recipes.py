@@ -305,6 +305,8 @@ class Train(Strict):
     """Largest gradient norm of each player; no limit when left out."""
     health: Literal["warn", "stop", "off"] = "warn"
     """What the monitors do when they find a run unwell: warn, or end it; off, there are none."""
+    accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """Parts that a batch goes through the model in, one after the other, to save memory."""
     not_finite: Literal["stop", "skip", "roll-back"] = "stop"
     """What is done about a loss, gradient or clip that is not finite: end the run, leave that update out, or
     go back to the last checkpoint and on with the clips that follow."""

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from zoo.assemblies import Autoencoder, Gan, Sampler, TokenPrior
 from zoo.errors import TrainingError
-from zoo.outputs import Judged
-from zoo.ranks import rank, share, shared_draw, world_size
+from zoo.outputs import Judged, Selection
+from zoo.ranks import num_parts, rank, share, shared_draw
 from zoo.training import objectives
 from zoo.training.augment import Augment
 from zoo.training.finite import agreed, step_not_finite
@@ -30,7 +30,7 @@ from zoo.training.regularizers import between, due, gradient_penalty_r1, gradien
 from zoo.training.run import Labelled, Numbers, Run
 
 if TYPE_CHECKING:
-    from zoo.outputs import Quantized, Selection
+    from zoo.outputs import Quantized
 
 
 class Made(NamedTuple):
@@ -52,9 +52,16 @@ class Made(NamedTuple):
     latents: tuple[Tensor, ...] = ()
     own_loss: Tensor | None = None
 
-    def detach(self) -> Made:
-        """Return it without gradient."""
-        return Made(self.x_BCTHW.detach(), self.seen_x_BCTHW.detach(), self.selection)
+    def part(self, clips: slice) -> Made:
+        """Return some of its clips, of one that has no gradient."""
+        return Made(self.x_BCTHW[clips], self.seen_x_BCTHW[clips], self.selection.part(clips))
+
+    @staticmethod
+    def joined(parts: list[Made]) -> Made:
+        """Put the parts of a batch together, without gradient."""
+        x_BCTHW = torch.cat([part.x_BCTHW.detach() for part in parts])
+        seen_x_BCTHW = torch.cat([part.seen_x_BCTHW.detach() for part in parts])
+        return Made(x_BCTHW, seen_x_BCTHW, Selection.joined([part.selection for part in parts]))
 
 
 def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
@@ -115,48 +122,61 @@ def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
         What it made, detached, and the step's numbers: every term as it is before weighing, and `loss`,
         their weighted sum.
     """
+    parts: list[Made] = []
+
+    def loss_of(clips: slice) -> tuple[Tensor, Numbers]:
+        if clips.start == 0:
+            parts.clear()
+        made, loss, numbers = _model_loss(run, batch.part(clips))
+        parts.append(Made.joined([made]))
+        return loss, numbers
+
+    with _fixed(run.model.discriminator):
+        numbers = run.learn(run.player, len(batch.x_BCTHW), loss_of, norm="grad_norm")
+    return Made.joined(parts), numbers
+
+
+def _model_loss(run: Run, batch: Labelled) -> tuple[Made, Tensor, Numbers]:
+    """Return what the model makes of clips, what it loses by it, and the terms of that."""
     terms, numbers = run.train.objective, Numbers()
     x_BCTHW = batch.x_BCTHW
-    with _fixed(run.model.discriminator):
-        with run.autocast():
-            made = _make(run, batch)
-        losses: list[Tensor] = []
-        if terms.reconstruction is not None:
-            term = objectives.reconstruction_term(terms.reconstruction, made.x_BCTHW, x_BCTHW)
-            losses.append(terms.reconstruction.weight * term)
-            numbers["reconstruction"] = term.detach()
-        if terms.perceptual is not None:
-            assert run.lpips is not None
-            frames = run.generator("perceptual")
-            term = objectives.perceptual_term(
-                terms.perceptual, run.lpips, made.x_BCTHW, x_BCTHW, generator=frames
-            )
-            losses.append(terms.perceptual.weight * term)
-            numbers["perceptual"] = term.detach()
-        likeness = torch.stack(losses).sum() if losses else None
-        if made.quantized is not None:
-            numbers |= {f"quantizer/{k}": v.detach() for k, v in made.quantized.stats.items()}
-            if terms.quantizer is not None:
-                losses.append(terms.quantizer.weight * made.quantized.loss.float())
-                numbers["quantizer"] = made.quantized.loss.detach()
-        if (adversarial := run.adversarial) is not None:
-            term, others = _adversarial_terms(run, batch, made, numbers)
-            losses += others
-            weight: Tensor | float = adversarial.weight
-            if adversarial.adaptive:
-                assert likeness is not None
-                adaptive = objectives.adaptive_weight(likeness, term, run.model.last_layer)
-                numbers["adaptive_weight"] = adaptive
-                weight = weight * adaptive
-            losses.append(weight * term)
-        if made.own_loss is not None:
-            losses.append(made.own_loss.float())
-            numbers["own_loss"] = made.own_loss.detach()
-        loss = torch.stack(losses).sum()
-        numbers["loss"] = loss.detach()
-        if (norm := run.update(run.player, loss, numbers)) is not None:
-            numbers["grad_norm"] = norm
-    return made.detach(), numbers
+    with run.autocast():
+        made = _make(run, batch)
+    losses: list[Tensor] = []
+    if terms.reconstruction is not None:
+        term = objectives.reconstruction_term(terms.reconstruction, made.x_BCTHW, x_BCTHW)
+        losses.append(terms.reconstruction.weight * term)
+        numbers["reconstruction"] = term.detach()
+    if terms.perceptual is not None:
+        assert run.lpips is not None
+        frames = run.generator("perceptual")
+        term = objectives.perceptual_term(
+            terms.perceptual, run.lpips, made.x_BCTHW, x_BCTHW, generator=frames
+        )
+        losses.append(terms.perceptual.weight * term)
+        numbers["perceptual"] = term.detach()
+    likeness = torch.stack(losses).sum() if losses else None
+    if made.quantized is not None:
+        numbers |= {f"quantizer/{k}": v.detach() for k, v in made.quantized.stats.items()}
+        if terms.quantizer is not None:
+            losses.append(terms.quantizer.weight * made.quantized.loss.float())
+            numbers["quantizer"] = made.quantized.loss.detach()
+    if (adversarial := run.adversarial) is not None:
+        term, others = _adversarial_terms(run, batch, made, numbers)
+        losses += others
+        weight: Tensor | float = adversarial.weight
+        if adversarial.adaptive:
+            assert likeness is not None
+            adaptive = objectives.adaptive_weight(likeness, term, run.model.last_layer)
+            numbers["adaptive_weight"] = adaptive
+            weight = weight * adaptive
+        losses.append(weight * term)
+    if made.own_loss is not None:
+        losses.append(made.own_loss.float())
+        numbers["own_loss"] = made.own_loss.detach()
+    loss = torch.stack(losses).sum()
+    numbers["loss"] = loss.detach()
+    return made, loss, numbers
 
 
 def prior_step(run: Run, batch: Labelled) -> Numbers:
@@ -173,12 +193,15 @@ def prior_step(run: Run, batch: Labelled) -> Numbers:
     assert isinstance(model, TokenPrior)
     assert term is not None
     label_B = _labels(batch, model) if model.num_classes else None
-    with run.autocast():
-        loss = model.loss(batch.x_BCTHW, label_B=label_B, generator=run.generator("prior"))
-    numbers = {"tokens": loss.detach(), "loss": term.weight * loss.detach()}
-    if (norm := run.update(run.player, term.weight * loss.float(), numbers)) is not None:
-        numbers["grad_norm"] = norm
-    return numbers
+
+    def loss_of(clips: slice) -> tuple[Tensor, Numbers]:
+        told_B = None if label_B is None else label_B[clips]
+        with run.autocast():
+            loss = model.loss(batch.x_BCTHW[clips], label_B=told_B, generator=run.generator("prior"))
+        weighted = term.weight * loss.float()
+        return weighted, {"tokens": loss.detach(), "loss": weighted.detach()}
+
+    return run.learn(run.player, len(batch.x_BCTHW), loss_of, norm="grad_norm")
 
 
 def _adversarial_terms(
@@ -234,6 +257,28 @@ def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) 
         and `discriminator_wins`, the share of pairs in which the real clip has the higher score.
     """
     assert run.opponent is not None
+    logits: list[list[Tensor]] = []
+
+    def loss_of(clips: slice) -> tuple[Tensor, Numbers]:
+        if clips.start == 0:
+            logits.clear()
+        loss, numbers, reals = _discriminator_loss(run, batch.part(clips), made.part(clips), turn=turn)
+        logits.append([scores.detach() for judged in reals for scores in judged.logits])
+        return loss, numbers
+
+    numbers = run.learn(run.opponent, len(batch.x_BCTHW), loss_of, norm="discriminator_grad_norm")
+    if "augment" in run.keepers and "discriminator_grad_norm" in numbers:
+        augment = run.keepers["augment"]
+        assert isinstance(augment, Augment)
+        augment.update([torch.cat(parts) for parts in zip(*logits, strict=True)], len(batch.x_BCTHW))
+        numbers |= {name: torch.tensor(value) for name, value in augment.numbers().items()}
+    return numbers
+
+
+def _discriminator_loss(
+    run: Run, batch: Labelled, made: Made, *, turn: int
+) -> tuple[Tensor, Numbers, list[Judged]]:
+    """Return what the discriminators lose, the terms of that, and their verdicts on the real clips."""
     adversarial = run.adversarial
     assert adversarial is not None
     update = run.step * adversarial.discriminator_steps + turn
@@ -267,15 +312,7 @@ def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) 
     loss = torch.stack(list(losses.values())).sum()
     numbers = {"discriminator_loss": losses.pop("").detach(), **_scores(reals, fakes)}
     numbers |= {name: value.detach() for name, value in losses.items()}
-    norm = run.update(run.opponent, loss, numbers)
-    if norm is None:
-        return numbers
-    if "augment" in run.keepers:
-        augment = run.keepers["augment"]
-        assert isinstance(augment, Augment)
-        augment.update([logits for judged in reals for logits in judged.logits], len(batch.x_BCTHW))
-        numbers |= {name: torch.tensor(value) for name, value in augment.numbers().items()}
-    return {**numbers, "discriminator_grad_norm": norm}
+    return loss, numbers, reals
 
 
 def _scores(reals: list[Judged], fakes: list[Judged]) -> Numbers:
@@ -296,8 +333,8 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     """Reconstruct clips, or make as many of the same length and labels from noise."""
     model, x_BCTHW = run.model, batch.x_BCTHW
     num, num_frames = len(x_BCTHW), x_BCTHW.shape[2]
-    whole = model.select(num * world_size(), num_frames, generator=run.generator("frames", turn))
-    selection = whole.part(share(num * world_size())).to(run.device)
+    whole = model.select(num * num_parts(), num_frames, generator=run.generator("frames", turn))
+    selection = whole.part(share(num * num_parts())).to(run.device)
     if isinstance(model, Autoencoder):
         result = model(x_BCTHW)
         return Made(result.x_BCTHW, selection.of(result.x_BCTHW), selection, result.quantized)
@@ -338,8 +375,11 @@ def _make_aside(run: Run, batch: Labelled, turn: int) -> Made:
     tokenizer = isinstance(run.model, Autoencoder)
     run.model.train(not tokenizer)
     try:
-        with torch.no_grad(), run.autocast():
-            return _make(run, batch, turn=turn)
+        parts = []
+        for clips, context in run.parts(len(batch.x_BCTHW)):
+            with torch.no_grad(), run.autocast(), context:
+                parts.append(_make(run, batch.part(clips), turn=turn))
+        return Made.joined(parts)
     finally:
         run.model.train()
 

@@ -36,7 +36,7 @@ from zoo.ranks import mean_everywhere, shared_draw
 
 if TYPE_CHECKING:
     from zoo.outputs import Judged
-    from zoo.recipes import Adversarial, Perceptual, Recipe, Reconstruction
+    from zoo.recipes import Adversarial, Objective, Perceptual, Recipe, Reconstruction
 
 MAX_ADAPTIVE_WEIGHT = 1e4
 """Largest adaptive weight, as in VQGAN."""
@@ -276,6 +276,20 @@ def adaptive_weight(reference_loss: Tensor, adversarial_loss: Tensor, last_layer
     return weight.detach().clamp(0, MAX_ADAPTIVE_WEIGHT)
 
 
+def objective_of_whole_batches(terms: Objective) -> str:
+    """Return the first term that is not a mean over clips, and so cannot be accumulated; empty if none is."""
+    adversarial = terms.adversarial
+    if adversarial is None:
+        return ""
+    found = {
+        "adaptive": adversarial.adaptive,
+        "lecam": adversarial.lecam is not None,
+        "path_length": adversarial.path_length is not None,
+        "feature_matching": adversarial.feature_matching is not None and terms.reconstruction is None,
+    }
+    return next((f"train.objective.adversarial.{name}" for name, is_there in found.items() if is_there), "")
+
+
 def check_objective(name: str, recipe: Recipe) -> None:
     """Refuse an objective that leaves a player without a loss, or names a term whose parts are missing.
 
@@ -283,6 +297,11 @@ def check_objective(name: str, recipe: Recipe) -> None:
         TrainingError: Says which term, and what to set.
     """
     terms = recipe.train.objective
+    if recipe.train.accumulate > 1 and (whole := objective_of_whole_batches(terms)):
+        raise TrainingError(
+            f"train.accumulate is {recipe.train.accumulate}, and {whole} is not a mean over clips: it needs "
+            "whole batches. Set the one to 1 or the other off"
+        )
     asked = {term for term in type(terms).model_fields if getattr(terms, term) is not None}
     if recipe.assembly == "gan" and (foreign := asked - {"adversarial"}):
         raise TrainingError(

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from zoo.ranks import average_gradients, distributed, same_everywhere, share
+from zoo.errors import TrainingError
+from zoo.ranks import any_rank, average_gradients, distributed, micro_batch, same_everywhere, share
 from zoo.training.augment import make_augment
 from zoo.training.batch_norm import over_whole_batch
 from zoo.training.ema import MovingAverage
 from zoo.training.finite import IN_A_ROW, Buffers, NotFiniteError, agreed, step_not_finite
+from zoo.training.objectives import objective_of_whole_batches
 from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
 from zoo.training.regularizers import LecamMeans, PathLengthMean
 from zoo.training.rng import step_generator
@@ -39,6 +42,10 @@ class Labelled(NamedTuple):
 
     x_BCTHW: Tensor
     label_B: Tensor | None = None
+
+    def part(self, clips: slice) -> Labelled:
+        """Return some of its clips."""
+        return Labelled(self.x_BCTHW[clips], None if self.label_B is None else self.label_B[clips])
 
     def to(self, device: torch.device) -> Labelled:
         """Return the batch on a device, clips in float32."""
@@ -63,21 +70,28 @@ class Player:
         )
         self.max_norm = train.clip_grad_norm or float("inf")
 
+    def forget(self) -> None:
+        """Let go of gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def update(self, loss: Tensor, *, step: int, numbers: Numbers) -> Tensor:
-        """Take one optimiser step down the gradient of `loss`, and return the gradient's norm.
+        """Take one optimiser step down the gradients that were collected, and return their norm.
+
+        Args:
+            loss: The loss that they are of, without a graph.
+            step: Number of the step.
+            numbers: The step's numbers, for the error.
 
         Raises:
             NotFiniteError: Loss or gradient is not finite; this side's weights are as they were.
         """
         self.schedule.step_update(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
-        if not agreed(bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))):
-            self.optimizer.zero_grad(set_to_none=True)
-            what = f"the {self.name}'s loss is {float(loss.detach())}"
-            if bool(torch.isfinite(loss.detach())):
+        if not agreed(bool(torch.isfinite(loss) & torch.isfinite(norm))):
+            self.forget()
+            what = f"the {self.name}'s loss is {float(loss)}"
+            if bool(torch.isfinite(loss)):
                 what = f"the norm of the {self.name}'s gradient is {float(norm)}"
             raise step_not_finite(what, step, numbers)
         self.optimizer.step()
@@ -104,6 +118,8 @@ class Run:
         keepers: What else keeps state from step to step: "augment", "lecam" and "path_length", those that
             the objective has.
         buffers: What the forward passes of an update move, to be put back when it is not made.
+        accumulate: In how many parts a rank's share of a batch goes through the model; more than the recipe
+            says once there was no memory for so few.
         step: Steps taken.
         batches: Batches taken from the data.
         skipped: Updates left out one after the other, up to the last.
@@ -119,6 +135,7 @@ class Run:
     lpips: nn.Module | None
     keepers: nn.ModuleDict
     buffers: Buffers
+    accumulate: int
     step: int = 0
     batches: int = 0
     skipped: int = 0
@@ -130,21 +147,89 @@ class Run:
         term = self.train.objective.adversarial
         return term if term is not None and self.step >= term.start_step else None
 
-    def update(self, player: Player, loss: Tensor, numbers: Numbers) -> Tensor | None:
-        """Have a player take its step; return the gradient's norm, or None for an update that is skipped.
+    def learn(
+        self, player: Player, num: int, loss_of: Callable[[slice], tuple[Tensor, Numbers]], *, norm: str
+    ) -> Numbers:
+        """Have a player take its step on a batch, part by part where it is to be accumulated.
+
+        Where there is no memory for a part, parts are made smaller, for the rest of the run.
+
+        Args:
+            player: Whose step it is.
+            num: Clips of the batch on this rank.
+            loss_of: Computes the loss of some of the clips, and its numbers.
+            norm: What the gradient's norm is called.
+
+        Returns:
+            The means of the numbers over the parts, and the norm unless the update was skipped.
 
         Raises:
             NotFiniteError: Loss or gradient is not finite and the recipe does not skip it; buffers and this
                 side's weights are as before the update.
         """
+        while True:
+            lacking = None
+            try:
+                loss, numbers = self._collect(player, num, loss_of)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                lacking = error.with_traceback(None)  # which holds on to what filled the memory
+            if not any_rank(lacking is not None):
+                break
+            player.forget()
+            self.buffers.put_back()
+            self._take_smaller_parts(num, lacking)
         try:
-            norm = player.update(loss, step=self.step, numbers=numbers)
+            numbers[norm] = player.update(loss, step=self.step, numbers=numbers)
         except NotFiniteError as error:
             self.buffers.put_back()
             self.skip(error)
-            return None
+            return numbers
         self.skipped = 0
-        return norm
+        return numbers
+
+    def _collect(
+        self, player: Player, num: int, loss_of: Callable[[slice], tuple[Tensor, Numbers]]
+    ) -> tuple[Tensor, Numbers]:
+        player.forget()
+        losses, found = list[Tensor](), list[Numbers]()
+        for clips, context in self.parts(num):
+            with context:
+                loss, numbers = loss_of(clips)
+                (loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            found.append(numbers)
+        means = {name: torch.stack([one[name].float() for one in found]).mean() for name in found[0]}
+        return torch.stack(losses).mean(), means if len(found) > 1 else found[0]
+
+    def parts(self, num: int) -> list[tuple[slice, contextlib.AbstractContextManager[None]]]:
+        """Return the parts of a batch of `num` clips here, each with what has to be entered for it."""
+        size, count = num // self.accumulate, self.accumulate
+        return [(slice(n * size, (n + 1) * size), micro_batch(n, count)) for n in range(count)]
+
+    def _take_smaller_parts(self, num: int, lacking: BaseException | None) -> None:
+        """Cut batches into more parts.
+
+        Raises:
+            TrainingError: There are no smaller ones, or the objective is one of whole batches.
+        """
+        before, whole = num // self.accumulate, objective_of_whole_batches(self.train.objective)
+        more = [n for n in range(self.accumulate + 1, num + 1) if num % n == 0]
+        if whole or not more:
+            why = f"{whole} needs whole batches" if whole else "there are no smaller parts"
+            raise TrainingError(
+                f"step {self.step + 1}: out of memory with {before} clips at a time, and {why}: set a "
+                "smaller train.batch_size, or smaller clips"
+            ) from lacking
+        doubled = [n for n in more if n >= 2 * self.accumulate]
+        self.accumulate = (doubled or more)[0]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.troubles.append(
+            f"step {self.step + 1}: out of memory with {before} clips at a time; from here on "
+            f"{num // self.accumulate}, {self.accumulate} times a step (train.accumulate)"
+        )
 
     def skip(self, error: NotFiniteError) -> None:
         """Go on without an update where the recipe says so.
@@ -183,7 +268,12 @@ class Run:
 def start(model: Assembly, device: torch.device) -> Run:
     """Make ready to train a model: optimisers, schedules, moving average, perceptual network."""
     train = model.recipe.train
-    share(train.batch_size)
+    own = share(train.batch_size)
+    if (own.stop - own.start) % train.accumulate:
+        raise TrainingError(
+            f"the {own.stop - own.start} clips of a rank cannot be cut into {train.accumulate} parts alike: "
+            "set train.accumulate to a number that divides them"
+        )
     model.to(device).train()
     if distributed():
         over_whole_batch(model)
@@ -216,5 +306,12 @@ def start(model: Assembly, device: torch.device) -> Run:
         average=MovingAverage(model, train.ema) if train.ema is not None else None,
         lpips=lpips,
         keepers=keepers,
+        accumulate=train.accumulate,
         buffers=Buffers(model, keepers),
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in words

@@ -68,6 +68,7 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
         "recipe": run.model.recipe.model_dump(mode="json"),
         "step": run.step,
         "batches": run.batches,
+        "accumulate": run.accumulate,
         "optimizers": optimizer_state,
         "rng": rng_plain,
         **more,
@@ -95,6 +96,7 @@ def restore(run: Run, snapshot: Snapshot) -> None:
             tensor.copy_(tensors["ema"][name])
         run.average.updates = state["ema_updates"]
     run.step, run.batches = state["step"], state["batches"]
+    run.accumulate = state.get("accumulate", run.accumulate)
     restore_rng_state(tensors["rng"], state["rng"])
 
 
