@@ -12,6 +12,7 @@ from torch import Tensor
 
 import zoo
 from zoo.assemblies import TokenPrior
+from zoo.assemblies.padding import touched_cells
 from zoo.discovery import catalogue
 from zoo.errors import PortError, RecipeError, ZooError
 from zoo.recipe_files import resolve
@@ -117,9 +118,9 @@ def test_every_cell_that_a_hole_touches_is_made_anew() -> None:
         assert isinstance(prior, TokenPrior)
         s_t, s_h, s_w = prior.tokenizer.stride
         for t, h, w in ((0, 0, 0), (1, 9, 30), (4, 31, 31), (7, 16, 8)):
-            hole = torch.zeros(1, 1, 8, 32, 32)
-            hole[..., t, h, w] = 1
-            touched = prior._touched(hole)
+            hole = torch.zeros(1, 1, 8, 32, 32, dtype=torch.bool)
+            hole[..., t, h, w] = True
+            touched = touched_cells(hole, prior.tokenizer.stride, lead_frame=prior.tokenizer.lead_frame)
             assert touched.shape[2:] == prior.tokenizer.latent_size((8, 32, 32))
             place = (t + s_t - 1) // s_t if prior.tokenizer.lead_frame else t // s_t
             assert touched.nonzero().tolist() == [[0, 0, place, h // s_h, w // s_w]]

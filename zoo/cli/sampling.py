@@ -54,6 +54,11 @@ def sampling_of(asked: dict[str, Any]) -> dict[str, Sampling]:
 seed_option = click.option(
     "--seed", type=int, default=0, show_default=True, help="The same seed makes the same video."
 )
+between_option = click.option(
+    "--between",
+    metavar="FOLDER",
+    help="Priors of one latent frame in so many: the prior that fills in those between.",
+)
 label_option = click.option(
     "--label",
     "--class",
@@ -91,6 +96,11 @@ def load_prior(reference: str, device: str | None) -> TokenPrior:
             '"*prior*"'
         )
     return model
+
+
+def load_between(reference: str | None, device: str | None) -> TokenPrior | None:
+    """Load the prior that fills in what another leaves out; None where none was given."""
+    return None if reference is None else load_prior(reference, device)
 
 
 def read_clip(path: Path, clip: Clip, *, num_frames: int | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from zoo import progress
 from zoo.sampling import Sampling, choose, shaped
 
 Step = Callable[[Tensor], Tensor]
@@ -61,4 +62,5 @@ def draw_codes(step: Step, last_B: Tensor, uniform_Bn: Tensor, sampling: Samplin
     for place in range(uniform_Bn.shape[1]):
         last_B = choose(shaped(step(last_B), sampling), uniform_Bn[:, place])
         codes_Bn[:, place] = last_B
+        progress.made(len(last_B))
     return codes_Bn, last_B

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo import progress
 from zoo.checks import require_indices, require_positive
 from zoo.errors import PortError, ZooError
 from zoo.precision import at_least_fp32, full_precision
@@ -317,6 +318,7 @@ class GPTPrior(nn.Module):
             for n in range(self.digits.num):
                 odds_BgV = shaped(stream.group_logits(), sampling)
                 stream.push_group(choose(odds_BgV, uniform_BSqf[:, step, group.start : group.stop, n]))
+            progress.made(len(uniform_BSqf) * len(group))
         return stream.last_frame()
 
     def _hidden(self, digits_BtPqf: Tensor, label_B: Tensor | None) -> Tensor:

@@ -429,7 +429,9 @@ class MaskGIT(nn.Module):
             told_BMSK, untold_BMSK = both.float().chunk(2)
             return guided(told_BMSK, untold_BMSK, guidance)
 
-        filled_BNS = decode(logits_of, digits_BNS, open_BN, chance, sampling)
+        filled_BNS = decode(
+            logits_of, digits_BNS, open_BN, chance, sampling, codes_per_place=self.num_codebooks
+        )
         return self._streams.join(filled_BNS, self.grid_thw)
 
     def _logits(
