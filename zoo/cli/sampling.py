@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,23 +110,11 @@ def read_clip(path: Path, clip: Clip, *, num_frames: int | None = None) -> Tenso
     """
     from itertools import islice
 
-    from zoo.data.container import Reader
-    from zoo.data.sampling import Draw, finish, scaled_size
-    from zoo.data.video import at_rate, nothing_decodes
+    import torch
 
-    def size(height: int, width: int) -> tuple[int, int]:
-        return scaled_size(height, width, clip=clip)
+    from zoo.data.whole import whole_frames
 
-    with Reader(path) as reader:
-        pictures: Iterator[tuple[float, Any]] = reader.pictures()
-        if clip.fps is not None:
-            pictures = at_rate(pictures, start_s=0.0, fps=clip.fps, file_fps=reader.fps)
-        frames: list[Any] = []
-        for _, picture in islice(pictures, num_frames):
-            frames.append(reader.rgb(picture, (lambda *_: frames[0].shape[:2]) if frames else size))
-        if not frames:
-            raise nothing_decodes(reader)
-    return finish(frames, clip=clip, chance=Draw(), augment=())[None]
+    return torch.stack(list(islice(whole_frames(path, clip), num_frames)), dim=1)[None]
 
 
 def write_made(
