@@ -137,6 +137,44 @@ def test_interpolation_keeps_both_ends() -> None:
         prior.interpolate(first, last, num_frames=30)
 
 
+def test_images_that_do_not_fit_are_refused() -> None:
+    prior = model(MASKED)
+    image = clips(1, 3, 16, 16)
+    for first, last, said in (
+        (image, clips(2, 3, 16, 16), "1 first images and 2 last ones"),
+        (image, clips(1, 3, 8, 16), "the frames are 8x16"),
+        (clips(3, 16, 16), image, "expected a float tensor"),
+        (clips(1, 3, 8, 16, 16), image, "expected a float tensor"),
+        (image, clips(1, 1, 16, 16), "expected a float tensor"),
+    ):
+        with pytest.raises(ZooError, match=said):
+            prior.interpolate(first, last)
+
+
+@pytest.mark.parametrize("generator", [MASKED, RASTER], ids=["maskgit", "gpt"])
+def test_frames_of_any_float_type_mean_the_same(generator: dict[str, Any]) -> None:
+    prior = model(generator)
+    start = clips(1, 3, 4, 16, 16).half()
+    expected = prior.predict(start.float(), 3)
+    for other in (start, start.double()):
+        assert torch.equal(prior.predict(other, 3), expected)
+    low = model(generator).to(torch.bfloat16)
+    assert torch.isfinite(low.predict(start, 3)).all()
+
+
+def test_a_prior_in_training_makes_nothing() -> None:
+    prior = model(MASKED).train()
+    image = clips(1, 3, 16, 16)
+    for call in (
+        lambda: prior.sample(1),
+        lambda: prior.predict(clips(1, 3, 4, 16, 16), 2),
+        lambda: prior.interpolate(image, image),
+        lambda: prior.inpaint(clips(1, 3, 8, 16, 16), torch.ones(1, 1, 1, 1)),
+    ):
+        with pytest.raises(ZooError, match=r"in training mode.*model\.eval\(\)"):
+            call()
+
+
 def test_what_a_prior_cannot_do_is_said() -> None:
     raster = model(RASTER)
     with pytest.raises(ZooError, match=r"cannot fill a gap.*maskgit"):

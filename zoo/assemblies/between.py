@@ -9,6 +9,7 @@ Shape legend: B batch; q codebooks, t h w the latent grid.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,9 @@ def fill_between(
     """
     chance = Chance(noise["seed"])
     told = dict[str, Tensor]()
-    if dense.num_classes:
+    if not dense.num_classes:  # what leans on a label has none to lean on
+        sampling = dataclasses.replace(sampling, guidance=1.0)
+    else:
         drawn_B = (chance.uniform() * dense.num_classes).long()
         told["label"] = noise.get("label", drawn_B)
     window = dense.generator.grid_thw[0]

@@ -90,7 +90,7 @@ class TokenPrior(Sampler):
         """Return the codes indices_Bqthw of clips in [-1, 1]."""
         # In full precision whatever the prior learns in: a rounded latent is another code.
         with full_precision(x_BCTHW):
-            indices_Bqthw = self.tokenizer.encode(x_BCTHW).indices_Bqthw
+            indices_Bqthw = self.tokenizer.encode(x_BCTHW.to(self.tokenizer.last_layer.dtype)).indices_Bqthw
         assert indices_Bqthw is not None
         return indices_Bqthw
 
@@ -286,6 +286,10 @@ class TokenPrior(Sampler):
         num_frames = self.recipe.clip.num_frames if num_frames is None else num_frames
         self.check_counts(num_frames=num_frames)
         half = num_frames // 2
+        for image_BCHW in (first_x_BCHW, last_x_BCHW):
+            self._check_frames(image_BCHW[:, :, None])
+        if len(first_x_BCHW) != len(last_x_BCHW):
+            raise ZooError(f"there are {len(first_x_BCHW)} first images and {len(last_x_BCHW)} last ones")
         x_BCTHW = torch.cat(
             [
                 first_x_BCHW[:, :, None].expand(-1, -1, num_frames - half, -1, -1),
@@ -293,7 +297,6 @@ class TokenPrior(Sampler):
             ],
             dim=2,
         )
-        self._check_frames(x_BCTHW)
         indices_Bqthw = self.encode_codes(x_BCTHW.to(self._device))
         grid_t = indices_Bqthw.shape[2]
         if not 3 <= grid_t <= self.generator.grid_thw[0]:
@@ -376,6 +379,11 @@ class TokenPrior(Sampler):
             )
 
     def _noise(self, seed: int, index: int, *, label: int | None) -> dict[str, Tensor]:
+        if self.training:
+            raise ZooError(
+                f"{self.title} is in training mode, where chance drops parts of it, so that a seed does not "
+                "make the same video again; call model.eval() first"
+            )
         source = clip_source(seed, index)
         frames = self.recipe.clip.num_frames
         noise: dict[str, Tensor] = self.generator.draw_noise(1, frames, generator=source, device=self._device)

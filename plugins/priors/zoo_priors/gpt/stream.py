@@ -250,7 +250,7 @@ class Stream:
         digits_Bgf = self._codes_BSqf[:, self._step, group.start : group.stop]
         before_Bgn = digits_Bgf[..., : self._factor]
         if self._factor == 0:
-            logits_RqV = self._first(hidden_RD).view(len(hidden_RD), -1, self._digits.base)
+            logits_RqV = self._first(hidden_RD).view(len(hidden_RD), len(self._rows_qf), self._digits.base)
             logits_RgV = logits_RqV[:, group.start : group.stop]
         else:
             before_Rgn = self._doubled(before_Bgn)
