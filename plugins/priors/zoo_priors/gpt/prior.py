@@ -43,9 +43,8 @@ class GPTPrior(nn.Module):
 
     A large vocabulary is split into digits, predicted one after the other from what the transformer gives for
     the place, each knowing those before it. Several codebooks are predicted at once and independently, given
-    the
-    places before, with pattern "parallel"; with "delay" each is one step behind the codebook before it and
-    knows its code (MusicGen, https://arxiv.org/abs/2306.05284), at the price of q - 1 more steps a frame.
+    the places before, with pattern "parallel"; with "delay" each is one step behind the codebook before it
+    and knows its code (MusicGen, https://arxiv.org/abs/2306.05284), at the price of q - 1 more steps a frame.
 
     With positions "rope" a clip can be of any length: a step sees the frames of a window as long as `grid`,
     whose keys and values are kept and never computed again. Learned positions end where `grid` ends.

@@ -51,10 +51,9 @@ class Stream:
     """A batch of clips in the making: reads symbols one after the other and tells the odds of the next.
 
     Symbols come in the order of steps: within a frame place by place (with pattern "delay" the codes of one
-    step
-    belong to different places), of a place digit by digit, and of each digit codebook by codebook. `upcoming`
-    says which one is next. The same symbols give bit for bit the same logits, on the same machine with as
-    many threads.
+    step belong to different places), of a place digit by digit, and of each digit codebook by codebook.
+    `upcoming` says which one is next. The same symbols give bit for bit the same logits, on the same machine
+    with as many threads.
 
     Args:
         prior: The prior, whose weights are copied as they are now.
