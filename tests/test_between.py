@@ -58,6 +58,19 @@ def decoded(prior: TokenPrior, seen: list[Tensor]) -> None:
     prior.tokenizer.quantizer.lookup = spy
 
 
+def fillings(prior: TokenPrior) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Note the codes and the noise of each gap that a prior fills."""
+    noted: list[tuple[Tensor, dict[str, Tensor]]] = []
+    fill = prior.generator.fill
+
+    def spy(indices_Bqthw: Tensor, known_Bqthw: Tensor, noise: dict[str, Tensor], sampling: Any) -> Any:
+        noted.append((indices_Bqthw, dict(noise)))
+        return fill(indices_Bqthw, known_Bqthw, noise, sampling)
+
+    prior.generator.fill = spy
+    return noted
+
+
 def keys(prior: TokenPrior, num: int, seed: int, num_keys: int) -> Tensor:
     noise = {"seed": torch.cat([prior._noise(seed, i, label=None)["seed"] for i in range(num)])}
     made = prior.generator.frames(noise, Sampling())
@@ -90,16 +103,9 @@ def test_the_codes_of_the_keys_are_kept(generator: dict[str, Any], tokenizer: st
 
 def test_gaps_do_not_share_their_chance() -> None:
     sparse, dense = pair()
-    drawn: list[Tensor] = []
-    fill = dense.generator.fill
-
-    def spy(indices: Any, known: Any, noise: dict[str, Tensor], sampling: Any) -> Any:
-        drawn.append(noise["seed"])
-        return fill(indices, known, noise, sampling)
-
-    dense.generator.fill = spy
+    gaps = fillings(dense)
     sparse.sample(2, num_frames=20, between=dense)
-    seeds = torch.stack(drawn)
+    seeds = torch.stack([noise["seed"] for _, noise in gaps])
     assert seeds.shape == (3, 2)
     assert len(seeds.unique()) == 6
 
@@ -121,16 +127,10 @@ def test_clips_do_not_depend_on_the_batch_or_on_what_comes_after() -> None:
 
 def test_a_long_video_comes_piece_by_piece_in_a_window_of_memory() -> None:
     sparse, dense = pair(tokenizer=CAUSAL)
-    rows: list[int] = []
-    fill = dense.generator.fill
-
-    def spy(indices: Tensor, *others: Any) -> Any:
-        rows.append(indices.shape[2])
-        return fill(indices, *others)
-
-    dense.generator.fill = spy
+    gaps = fillings(dense)
     lengths = [piece.shape[2] for piece in sparse.sample_pieces(1, num_frames=101, between=dense)]
     assert lengths == [1] + [4] * 25 if sparse.tokenizer.lead_frame else [4] * 25 + [1]
+    rows = [indices_Bqthw.shape[2] for indices_Bqthw, _ in gaps]
     assert len(rows) == 9
     assert max(rows) <= dense.generator.grid_thw[0]
     assert len(set(rows[1:])) == 1
@@ -174,21 +174,14 @@ def test_prediction_keeps_the_start_and_fills_in_from_there(num_given: int) -> N
 def test_both_are_told_the_same_label() -> None:
     labelled = {"num_classes": 4}
     sparse, dense = pair({**RASTER, **labelled}, generator={**MASKED, **labelled})
-    told: list[Tensor] = []
-    fill = dense.generator.fill
-
-    def spy(indices: Any, known: Any, noise: dict[str, Tensor], sampling: Any) -> Any:
-        told.append(noise["label"])
-        return fill(indices, known, noise, sampling)
-
-    dense.generator.fill = spy
+    gaps = fillings(dense)
     sparse.sample(3, num_frames=14, seed=5, between=dense)
     drawn = torch.cat([sparse._noise(5, i, label=None)["label"] for i in range(3)])
     assert len(drawn.unique()) > 1
-    assert all(torch.equal(label, drawn) for label in told)
-    told.clear()
+    assert all(torch.equal(noise["label"], drawn) for _, noise in gaps)
+    gaps.clear()
     sparse.sample(2, num_frames=8, label=2, between=dense)
-    assert told[0].tolist() == [2, 2]
+    assert gaps[0][1]["label"].tolist() == [2, 2]
     dense.labels, sparse.labels = ["a", "b", "c", "d"], ["a", "c", "b", "d"]
     with pytest.raises(ZooError, match="have to be the same"):
         sparse.sample(1, between=dense)

@@ -18,7 +18,7 @@ from zoo.checks import require_positive
 from zoo.errors import PortError, RecipeError, ZooError
 from zoo.sampling import Chance, Sampling, draw_noise
 from zoo_priors.checks import check_chance, check_codes, check_labels, check_noise, three
-from zoo_priors.raster import LayerCache, draw_codes
+from zoo_priors.videogpt.cache import LayerCache, draw_codes
 from zoo_priors.videogpt.frame_net import FrameNet
 from zoo_priors.videogpt.layers import Block, Memory, Norm, Positions, at_least_float32
 from zoo_priors.videogpt.options import PART, attention_mask, check_width, frame_size

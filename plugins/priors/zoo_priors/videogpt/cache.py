@@ -1,4 +1,4 @@
-"""What priors that draw code after code share: a cache of keys and values, and the loop that draws.
+"""A cache of keys and values, and the loop that draws code after code.
 
 Shape legend: B batch, H heads, N places in the order of the codes, n places at once, d width of a head,
 K codes.
