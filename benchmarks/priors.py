@@ -8,9 +8,8 @@ Everything is of the size that VideoGPT's code builds by default (width 576, 8 l
 processor and of the wall; on a busy machine only the first mean something, and ratios more than figures.
 
 VideoGPT's sampler runs as published (`VideoGPT.sample`), but for the decoder after it and for ending early:
-each of
-its tokens takes as long as any other, as it attends to the whole grid. Ours takes longer the more there is
-before, so it is timed from the middle of the grid on, where a token takes as long as the mean.
+each of its tokens takes as long as any other, as it attends to the whole grid. Ours takes longer the more
+there is before, so it is timed from the middle of the grid on, where a token takes as long as the mean.
 
 The floor is the time in which the bytes that a token needs, those of all weights and of the keys and values
 before it, are moved at the bandwidth of a large copy (read and written bytes), measured in the same rounds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,7 +19,9 @@ from zoo.cli.group import cli
 from zoo.data import open_clips, read_video, to_float, to_uint8
 from zoo.errors import DataError, ZooError
 from zoo.metrics import evaluate, rate_distortion
+from zoo.metrics.rates import _curve
 from zoo.metrics.video_codecs import CODECS, MOST_CRF, VideoCodec, at_bits, decode, encode
+from zoo.report.rate_distortion import rate_distortion_svg
 from zoo.token_header import header_for
 
 CLIPS = Path(zoo.__file__).parent / "assets" / "clips" / "test"
@@ -124,6 +127,26 @@ def test_commands_print_a_table_and_draw(folder: Path, tmp_path: Path) -> None:
     assert (code, "leave that out" in said) == (2, True), said
     code, said = run(*words, "--codec", "--plot", tmp_path / "other.png")
     assert (code, "ends in .svg" in said) == (2, True), said
+
+
+def test_names_of_any_length_stand_beside_each_other_in_the_picture() -> None:
+    name = "vidtok-video-fsq-causal-41616-262144-v1.1"  # the longest there is
+    point = {"bits_per_pixel": 0.1, "psnr_db": 30.0}
+    drawing = ElementTree.fromstring(
+        rate_distortion_svg({"curves": {name: [point], "H.264": [point], "H.265": [point]}})
+    )
+    keys = drawing.findall("{*}text")
+    assert [key.text for key in keys] == [name, "H.264", "H.265"]
+    spans = [(float(key.attrib["x"]), float(key.attrib["x"]) + 6.3 * len(key.text or "")) for key in keys]
+    assert spans[0][0] > 0
+    assert spans[-1][1] < float(drawing.attrib["viewBox"].split()[2])
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_points_that_an_end_of_the_encoder_brings_together_are_one() -> None:
+    points = [{"bits_per_pixel": bits, "crf": crf} for bits, crf in ((0.05, 50.9), (0.0499, 51), (0.08, 45))]
+    assert _curve(points) == [points[0], points[2]]
+    assert _curve(points[::-1]) == [points[1], points[2]]
 
 
 def test_small_grey_clips_have_what_can_be_measured() -> None:

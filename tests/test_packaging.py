@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -37,6 +40,35 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (folder / "empty").mkdir()
     return folder
+
+
+def imported(folder: Path) -> dict[str, str]:
+    """Return what the modules of a folder import from elsewhere, and one that does, by top-level name."""
+    found = dict[str, str]()
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = list[str | None]()
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+                names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]  # type: ignore[misc]
+            found |= {name.partition(".")[0]: str(path) for name in names if name}
+    return {name: where for name, where in found.items() if name not in sys.stdlib_module_names}
+
+
+def test_all_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["torchcodec"]]
+    declared = {re.split("[<>=]", line)[0].lower() for line in lines}
+    others = {"yaml": "pyyaml", "torchvision": "timm"}  # by another name, or brought along
+    plugins = [folder for folder in (ROOT / "plugins").glob("*/zoo_*") if folder.name != "zoo_example"]
+    for folder in (ROOT / "zoo", *plugins):
+        for name, where in imported(folder).items():
+            if name.startswith("zoo") or name == "pytest":  # pytest loads the module that imports it
+                continue
+            assert others.get(name, name) in declared, f"{where} imports {name}"
 
 
 def run(environment: Path, *arguments: str, code: int = 0) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import zoo
 from zoo.assemblies import TokenPrior
+from zoo.assemblies.padding import touched_cells
 from zoo.discovery import catalogue
 from zoo.errors import PortError, RecipeError, ZooError
 from zoo.recipe_files import resolve
@@ -117,9 +118,9 @@ def test_every_cell_that_a_hole_touches_is_made_anew() -> None:
         assert isinstance(prior, TokenPrior)
         s_t, s_h, s_w = prior.tokenizer.stride
         for t, h, w in ((0, 0, 0), (1, 9, 30), (4, 31, 31), (7, 16, 8)):
-            hole = torch.zeros(1, 1, 8, 32, 32)
-            hole[..., t, h, w] = 1
-            touched = prior._touched(hole)
+            hole = torch.zeros(1, 1, 8, 32, 32, dtype=torch.bool)
+            hole[..., t, h, w] = True
+            touched = touched_cells(hole, prior.tokenizer.stride, lead_frame=prior.tokenizer.lead_frame)
             assert touched.shape[2:] == prior.tokenizer.latent_size((8, 32, 32))
             place = (t + s_t - 1) // s_t if prior.tokenizer.lead_frame else t // s_t
             assert touched.nonzero().tolist() == [[0, 0, place, h // s_h, w // s_w]]
@@ -134,6 +135,44 @@ def test_interpolation_keeps_both_ends() -> None:
     assert not torch.equal(made, other)
     with pytest.raises(ZooError, match="fills in from 3 to 4"):
         prior.interpolate(first, last, num_frames=30)
+
+
+def test_images_that_do_not_fit_are_refused() -> None:
+    prior = model(MASKED)
+    image = clips(1, 3, 16, 16)
+    for first, last, said in (
+        (image, clips(2, 3, 16, 16), "1 first images and 2 last ones"),
+        (image, clips(1, 3, 8, 16), "the frames are 8x16"),
+        (clips(3, 16, 16), image, "expected a float tensor"),
+        (clips(1, 3, 8, 16, 16), image, "expected a float tensor"),
+        (image, clips(1, 1, 16, 16), "expected a float tensor"),
+    ):
+        with pytest.raises(ZooError, match=said):
+            prior.interpolate(first, last)
+
+
+@pytest.mark.parametrize("generator", [MASKED, RASTER], ids=["maskgit", "gpt"])
+def test_frames_of_any_float_type_mean_the_same(generator: dict[str, Any]) -> None:
+    prior = model(generator)
+    start = clips(1, 3, 4, 16, 16).half()
+    expected = prior.predict(start.float(), 3)
+    for other in (start, start.double()):
+        assert torch.equal(prior.predict(other, 3), expected)
+    low = model(generator).to(torch.bfloat16)
+    assert torch.isfinite(low.predict(start, 3)).all()
+
+
+def test_a_prior_in_training_makes_nothing() -> None:
+    prior = model(MASKED).train()
+    image = clips(1, 3, 16, 16)
+    for call in (
+        lambda: prior.sample(1),
+        lambda: prior.predict(clips(1, 3, 4, 16, 16), 2),
+        lambda: prior.interpolate(image, image),
+        lambda: prior.inpaint(clips(1, 3, 8, 16, 16), torch.ones(1, 1, 1, 1)),
+    ):
+        with pytest.raises(ZooError, match=r"in training mode.*model\.eval\(\)"):
+            call()
 
 
 def test_what_a_prior_cannot_do_is_said() -> None:

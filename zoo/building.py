@@ -245,6 +245,13 @@ def _check_fields(resolved: Resolved) -> None:
                 f"{prefix(resolved.where(field))}recipe {resolved.name!r}: assembly {recipe.assembly!r} has "
                 f"no place for {field}; remove it"
             )
+    stage = recipe.tokenizer
+    if stage is not None and recipe.assembly != "token-prior" and (stage.every, stage.starts) != (1, "auto"):
+        raise RecipeError(
+            f"{prefix(resolved.where('tokenizer'))}recipe {resolved.name!r}: tokenizer.every and "
+            f"tokenizer.starts say which codes a prior over tokens learns; a {recipe.assembly} learns none: "
+            "leave them out"
+        )
 
 
 def _choices(resolved: Resolved) -> Iterator[tuple[str, Kind, PartChoice, str]]:

@@ -44,7 +44,7 @@ def connect(recipe: Recipe, ports: Sequence[Ports], where: Where) -> None:
         encoder, quantizer = by_kind["encoder"], by_kind["quantizer"]
         mismatches += _autoencoder(recipe, encoder, quantizer, by_kind["decoder"])
         if recipe.assembly == "token-prior":
-            mismatches += _prior(quantizer, by_kind["generator"])
+            mismatches += _prior(recipe, encoder, quantizer, by_kind["generator"])
         elif "generator" in by_kind:
             grid = latent_size(made[2:], encoder.stride, lead_frame=encoder.lead_frame)
             made = _Made("latents", quantizer.latent_dim, *grid)
@@ -101,7 +101,18 @@ def _autoencoder(
             )
 
 
-def _prior(quantizer: Ports, prior: Ports) -> Iterator[tuple[str, str]]:
+def _prior(recipe: Recipe, encoder: Ports, quantizer: Ports, prior: Ports) -> Iterator[tuple[str, str]]:
+    every = recipe.tokenizer.every if recipe.tokenizer is not None else 1
+    clip = recipe.clip
+    latent, _, _ = latent_size(
+        (clip.num_frames, clip.height, clip.width), encoder.stride, lead_frame=encoder.lead_frame
+    )
+    if every >= latent and every > 1:
+        yield (
+            "tokenizer",
+            f"clips of {clip.num_frames} frames are {latent} latent frames, of which tokenizer.every = "
+            f"{every} leaves one; set clip.num_frames to {1 + every * encoder.stride[0]} or more",
+        )
     if quantizer.continuous:
         yield (
             "quantizer",

@@ -207,6 +207,11 @@ def check_prior(prior: TokenPrior) -> None:
             f"{prior.name} does not give the odds of one code after the other; a prior such as gpt does. "
             "Take one of those, or --coder static, which needs no prior"
         )
+    if prior.every > 1:
+        raise ZooError(
+            f"{prior.name} learned 1 of {prior.every} latent frames (tokenizer.every) and has no odds for "
+            "the others. Take a prior of all of them, or --coder static, which needs none"
+        )
     if "frames" in generator.conditions:
         raise ZooError(f"{prior.name} is told the first frames, which a file of tokens does not hold")
 

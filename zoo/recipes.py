@@ -359,6 +359,10 @@ class FirstStage(Strict):
 
     use: Annotated[str, Field(min_length=1, max_length=100)]
     """Name of the recipe."""
+    every: Annotated[int, Field(ge=1, le=256)] = 1
+    """A prior learns one latent frame in so many: 4 is frames 0, 4, 8, ... Another fills in the rest."""
+    starts: Literal["auto", "begin", "any"] = "auto"
+    """Where windows begin in a folder of tokens: where a stream did, or anywhere; see docs/tokens.md."""
     train: Train = Train()
     """How it is trained where no trained one is given; what is left out is as in its recipe."""
     discriminator: PartList = []

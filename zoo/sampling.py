@@ -21,7 +21,7 @@ class Sampling:
     """How codes are drawn from a prior's logits.
 
     Attributes:
-        temperature: Divides the logits; 0 takes the likeliest code.
+        temperature: Divides the logits; 0, as anything below a millionth, takes the likeliest code.
         top_k: Keep only as many of the likeliest codes.
         top_p: Keep the fewest likeliest codes that have this much of the probability (nucleus,
             https://arxiv.org/abs/1904.09751).
@@ -73,6 +73,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "root": lambda done: 1 - done**0.5,
 }
 
+_COLD = 1e-6
+"""Temperatures below it would divide logits by nothing."""
+
 
 class Chance:
     """Uniform numbers for each clip from a seed of its own, so that a clip is the same in any batch.
@@ -87,8 +90,10 @@ class Chance:
 
     def uniform(self, *shape: int) -> Tensor:
         """Draw the next numbers in [0, 1) of every clip, float64, as (B, *shape)."""
-        rows = [torch.rand(shape, generator=s, dtype=torch.float64, device="cpu") for s in self._sources]
-        return torch.stack(rows).to(self._device)
+        uniform_B = torch.empty(len(self._sources), *shape, dtype=torch.float64, device="cpu")
+        for uniform, source in zip(uniform_B, self._sources, strict=True):
+            torch.rand(shape, generator=source, dtype=torch.float64, device="cpu", out=uniform)
+        return uniform_B.to(self._device)
 
 
 def draw_seeds(
@@ -101,6 +106,22 @@ def draw_seeds(
     return torch.randint(2**63 - 1, (num,), generator=generator, device=source).to(device or "cpu")
 
 
+def draw_noise(
+    num: int,
+    num_classes: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, Tensor]:
+    """Draw the noise of a prior: a seed for each clip, and a class where there are classes."""
+    noise = {"seed": draw_seeds(num, generator=generator, device=device)}
+    if num_classes:
+        source = "cpu" if generator is None else generator.device
+        label_B = torch.randint(num_classes, (num,), generator=generator, device=source)
+        noise["label"] = label_B.to(device or "cpu")
+    return noise
+
+
 def guided(with_label: Tensor, without: Tensor, guidance: float) -> Tensor:
     """Move logits away from those without a label; a guidance of 1 leaves them as they are."""
     return without + guidance * (with_label - without)
@@ -109,8 +130,9 @@ def guided(with_label: Tensor, without: Tensor, guidance: float) -> Tensor:
 def shaped(logits_K: Tensor, sampling: Sampling) -> Tensor:
     """Return the probabilities (..., K) float32 that logits (..., K) have after temperature and cuts."""
     logits_K = logits_K.float()
-    if sampling.temperature == 0:
-        return torch.nn.functional.one_hot(logits_K.argmax(-1), logits_K.shape[-1]).float()
+    if sampling.temperature < _COLD:
+        likeliest_K = torch.nn.functional.one_hot(logits_K.argmax(-1), logits_K.shape[-1])
+        return likeliest_K + 0 * logits_K.amax(-1, keepdim=True)  # not finite where that is not
     odds_K = (logits_K / sampling.temperature).softmax(-1)
     keep_K = torch.ones_like(odds_K, dtype=torch.bool)
     if sampling.top_k is not None and sampling.top_k < odds_K.shape[-1]:
@@ -129,8 +151,13 @@ def choose(odds_K: Tensor, uniform: Tensor) -> Tensor:
     """Draw codes from probabilities (..., K) with one uniform number (...) each, as int64 (...).
 
     A code of probability 0 is never drawn.
+
+    Raises:
+        ZooError: The probabilities are not finite; seen on the CPU only, as other devices are not waited for.
     """
     sums_K = odds_K.double().cumsum(-1)
+    if sums_K.device.type == "cpu" and not bool(sums_K[..., -1].isfinite().all()):
+        raise ZooError("the prior gives odds that are not finite; its training has diverged")
     place = torch.searchsorted(sums_K, (uniform.double() * sums_K[..., -1])[..., None], right=True)[..., 0]
     # Rounding can put a number at the very end; the last code that is possible is meant.
     last = odds_K.shape[-1] - 1 - (odds_K > 0).flip(-1).int().argmax(-1)

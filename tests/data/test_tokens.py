@@ -251,11 +251,14 @@ def test_windows_begin_where_they_may(
         assert allowed == list(range(there - wanted + 1))
 
 
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("name", MODELS)
-def test_batches_are_windows_of_rows_and_resume_anywhere(tokens: dict[str, Path], name: str) -> None:
+def test_batches_are_windows_of_rows_and_resume_anywhere(
+    tokens: dict[str, Path], name: str, every: int
+) -> None:
     t = 2
     h, w = read_metadata(tokens[name]).grid  # type: ignore[union-attr]
-    dataset = TokenClips(tokens[name], grid=(t, h, w), seed=3)
+    dataset = TokenClips(tokens[name], grid=(t, h, w), every=every, seed=3)
     rows = {row["source"]: row for row in rows_of(tokens[name])["train"]}
 
     def take(start: int, num: int) -> list[Any]:
@@ -270,7 +273,8 @@ def test_batches_are_windows_of_rows_and_resume_anywhere(tokens: dict[str, Path]
             batch["indices_Bqthw"], batch["label_B"], batch["index_B"], batch["start_B"], strict=True
         ):
             row = rows[dataset.source(int(index))]
-            codes = torch.tensor(row["indices"]).reshape(row["shape"])[int(start) : int(start) + t]
+            codes = torch.tensor(row["indices"]).reshape(row["shape"])[int(start) :: every][:t]
+            assert len(codes) == t
             assert torch.equal(i_qthw, codes.permute(3, 0, 1, 2))
             assert int(label) == row["label"]
             begun.add(int(start))
@@ -280,7 +284,8 @@ def test_batches_are_windows_of_rows_and_resume_anywhere(tokens: dict[str, Path]
             assert torch.equal(again[key], value), (number, key)
     item = dataset[2, 1]
     assert torch.equal(
-        item["indices_qthw"], TokenClips(tokens[name], grid=(t, h, w), seed=3)[2, 1]["indices_qthw"]
+        item["indices_qthw"],
+        TokenClips(tokens[name], grid=(t, h, w), every=every, seed=3)[2, 1]["indices_qthw"],
     )
     held_out = TokenClips(tokens[name], grid=(t, h, w), split="test")
     assert torch.equal(held_out[0, 0]["indices_qthw"], held_out[9, 0]["indices_qthw"])

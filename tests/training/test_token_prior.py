@@ -142,6 +142,35 @@ def test_a_step_on_codes_is_the_step_on_their_clips() -> None:
     assert torch.equal(of_clips, of_codes)
 
 
+def test_a_prior_of_one_latent_frame_in_two_learns_from_clips_and_from_tokens(tmp_path: Path) -> None:
+    clips, tokens = tmp_path / "clips", tmp_path / "tokens"
+    for split, num in (("train", 4), ("test", 2)):
+        (clips / split).mkdir(parents=True)
+        for index in range(num):
+            x = squares()["train"][index]["x_CTHW"].repeat(1, 3, 1, 1)
+            write_video(clips / split / f"{index}.mp4", x, fps=10)
+    recipe = {**PRIOR, "clip": {**PRIOR["clip"], "num_frames": 8}}
+    recipe["tokenizer"] = {**PRIOR["tokenizer"], "every": 2, "starts": "any"}
+    result = run(recipe, tmp_path / "run", data=str(clips))
+    assert isinstance(result.model, TokenPrior)
+    assert result.model.generator.grid_thw[0] == 2
+    assert set(result.figures) == {"bits_per_code"}
+    assert not (tmp_path / "run" / "samples").exists()
+    tokenizer = tmp_path / "run" / "tokenizer"
+    tokenize(zoo.load(tokenizer), clips, tokens)
+    of_tokens = run(recipe, tmp_path / "of_tokens", data=str(tokens), init={"tokenizer": tokenizer})
+    facts = json.loads((of_tokens.folder / "run.json").read_text())
+    assert facts["data"]["description"].endswith("windows of 2x4x4 from any start, 1 of 2 latent frames")
+
+
+def test_a_prior_that_is_told_frames_is_trained_to_the_end(tmp_path: Path) -> None:
+    generator = {"use": "videogpt", "num_layers": 1, "hidden_dim": 12, "num_heads": 2, "num_cond_frames": 1}
+    generator |= {"cond_size": [16, 16], "cond_base_channels": 4, "cond_dim": 12}
+    result = run({**PRIOR, "generator": generator}, tmp_path / "run")
+    assert result.step == 6
+    assert set(result.figures) == {"bits_per_code"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

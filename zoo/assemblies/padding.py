@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,6 +37,14 @@ def pad(x_BCTHW: Tensor, stride: Size, *, lead_frame: bool) -> Tensor:
     if (frames, height, width) == (t, h, w):
         return x_BCTHW
     return F.pad(x_BCTHW, (0, width - w, 0, height - h, 0, frames - t), mode="replicate")
+
+
+def touched_cells(hole_B1THW: Tensor, stride: Size, *, lead_frame: bool) -> Tensor:
+    """Return which latent cells, bool (B, 1, t, h, w), hold a pixel of a hole, bool (B, 1, T, H, W)."""
+    if lead_frame:  # one frame alone: as many of it make a cell like the others
+        lead_B1tHW = hole_B1THW[:, :, :1].expand(-1, -1, stride[0] - 1, -1, -1)
+        hole_B1THW = torch.cat([lead_B1tHW, hole_B1THW], 2)
+    return F.max_pool3d(hole_B1THW.float(), stride, stride, ceil_mode=True) > 0
 
 
 def crop(x_BCTHW: Tensor, size_THW: Size) -> Tensor:

@@ -62,6 +62,11 @@ class Sampler(Assembly):
         raise NotImplementedError
 
     @property
+    def samples_alone(self) -> bool:
+        """Whether it makes clips of a seed and nothing else."""
+        return True
+
+    @property
     def frame_HW(self) -> tuple[int, int]:
         """Height and width of the frames that are made unless others are asked for."""
         return self.recipe.clip.height, self.recipe.clip.width

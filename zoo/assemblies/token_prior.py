@@ -6,6 +6,7 @@ codes, D latent channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo import progress
 from zoo.assemblies.autoencoder import Autoencoder
 from zoo.assemblies.base import check_clips
-from zoo.assemblies.padding import Size, latent_size
+from zoo.assemblies.between import check_between, fill_between
+from zoo.assemblies.padding import Size, latent_size, touched_cells
 from zoo.assemblies.sampler import Sampler, clip_source
 from zoo.errors import ZooError
 from zoo.outputs import Tokens
@@ -34,6 +37,9 @@ class TokenPrior(Sampler):
     The tokenizer is an autoencoder of its own and is not trained here. The generator emits indices (see
     `zoo.ports`); what it is not told by the recipe about the tokenizer it is told here: how many codes and
     codebooks there are, and the grid of the recipe's clips.
+
+    Attributes:
+        every: The prior makes one latent frame in so many, and needs another for those between.
     """
 
     needs = ("encoder", "quantizer", "decoder", "generator")
@@ -45,6 +51,7 @@ class TokenPrior(Sampler):
         self.generator = generator
         self.tokenizer = Autoencoder(recipe, **tokenizer).requires_grad_(False)
         self.tokenizer.name = recipe.tokenizer.use if recipe.tokenizer else "the tokenizer"
+        self.every = _every(recipe)
 
     @classmethod
     def offers(cls, recipe: Recipe, kind: Kind, ports: Mapping[Kind, Ports]) -> dict[str, Any]:
@@ -52,11 +59,12 @@ class TokenPrior(Sampler):
         if kind != "generator" or encoder is None or quantizer is None or quantizer.continuous:
             return {}
         size_THW = (clip.num_frames, clip.height, clip.width)
+        t, h, w = latent_size(size_THW, encoder.stride, lead_frame=encoder.lead_frame)
         return {
             "codebook_size": quantizer.codebook_size,
             "num_codebooks": quantizer.num_codebooks,
             "latent_dim": quantizer.latent_dim,
-            "grid": list(latent_size(size_THW, encoder.stride, lead_frame=encoder.lead_frame)),
+            "grid": [1 + (t - 1) // _every(recipe), h, w],
         }
 
     def train(self, mode: bool = True) -> TokenPrior:
@@ -82,7 +90,7 @@ class TokenPrior(Sampler):
         """Return the codes indices_Bqthw of clips in [-1, 1]."""
         # In full precision whatever the prior learns in: a rounded latent is another code.
         with full_precision(x_BCTHW):
-            indices_Bqthw = self.tokenizer.encode(x_BCTHW).indices_Bqthw
+            indices_Bqthw = self.tokenizer.encode(x_BCTHW.to(self.tokenizer.last_layer.dtype)).indices_Bqthw
         assert indices_Bqthw is not None
         return indices_Bqthw
 
@@ -92,7 +100,8 @@ class TokenPrior(Sampler):
         """Return the prior's cross entropy for the codes of clips, in nats a code.
 
         Args:
-            x_BCTHW: Clips in [-1, 1], or their codes indices_Bqthw, int64.
+            x_BCTHW: Clips in [-1, 1]; or the codes indices_Bqthw, int64, of the latent frames that are
+                learnt.
             label_B: int64 labels, for priors that are told them.
             generator: Source of what a step draws by chance, such as masks; torch's global one when left out.
 
@@ -105,9 +114,9 @@ class TokenPrior(Sampler):
         is_codes = x_BCTHW.dtype == torch.int64
         if "frames" in self.generator.conditions:
             if is_codes:
-                raise ZooError(f"{self._title} is told frames: it learns from clips, not from tokens alone")
+                raise ZooError(f"{self.title} is told frames: it learns from clips, not from tokens alone")
             told["frames_BCTHW"] = x_BCTHW[:, :, : self.generator.num_cond_frames]
-        indices_Bqthw = x_BCTHW if is_codes else self.encode_codes(x_BCTHW)
+        indices_Bqthw = x_BCTHW if is_codes else self.encode_codes(x_BCTHW)[:, :, :: self.every]
         loss: Tensor = self.generator.loss(indices_Bqthw, generator=generator, **told)
         return loss
 
@@ -128,6 +137,7 @@ class TokenPrior(Sampler):
         seed: int = 0,
         batch_size: int = 16,
         sampling: Sampling = _PLAIN,
+        between: TokenPrior | None = None,
     ) -> Tensor:
         """Make clips x_BCTHW in [-1, 1]; clip i depends on the seed and i only.
 
@@ -140,9 +150,11 @@ class TokenPrior(Sampler):
             seed: Seed of the first clip.
             batch_size: Clips made at a time.
             sampling: How codes are drawn.
+            between: The prior that fills in what this one leaves out (`every`).
 
         Raises:
-            ZooError: A number is not in its range, or the prior ends before so many frames.
+            ZooError: A number is not in its range, the prior ends before so many frames, or `between` is
+                missing or does not fit.
         """
         pieces = self.sample_pieces(
             num,
@@ -153,6 +165,7 @@ class TokenPrior(Sampler):
             seed=seed,
             batch_size=batch_size,
             sampling=sampling,
+            between=between,
         )
         return torch.cat(list(pieces), dim=2)
 
@@ -168,6 +181,7 @@ class TokenPrior(Sampler):
         seed: int = 0,
         batch_size: int = 16,
         sampling: Sampling = _PLAIN,
+        between: TokenPrior | None = None,
     ) -> Iterator[Tensor]:
         """Make the clips of `sample` piece by piece in time, so that long ones need no more memory.
 
@@ -182,14 +196,15 @@ class TokenPrior(Sampler):
         num_frames = self.recipe.clip.num_frames if num_frames is None else num_frames
         self.check_counts(num=num, num_frames=num_frames, batch_size=batch_size)
         self.check_label(label)
+        check_between(self, between)
         own = self.recipe.clip.playback_fps
         if fps not in (None, own):
-            raise ZooError(f"{self._title} makes {own:g} frames a second only, not {fps:g}")
+            raise ZooError(f"{self.title} makes {own:g} frames a second only, not {fps:g}")
         if size_HW not in (None, self.frame_HW):
-            raise ZooError(f"{self._title} makes frames of {self.frame_HW[0]}x{self.frame_HW[1]} only")
+            raise ZooError(f"{self.title} makes frames of {self.frame_HW[0]}x{self.frame_HW[1]} only")
         noises = [self._noise(seed, i, label=label) for i in range(num)]
         batches = [_stacked(noises[start : start + batch_size]) for start in range(0, num, batch_size)]
-        runs = [self._go_on(noise, None, num_frames, sampling) for noise in batches]
+        runs = [self._go_on(noise, None, num_frames, sampling, between) for noise in batches]
         for pieces in zip(*runs, strict=True):
             yield torch.cat(pieces)
 
@@ -202,6 +217,7 @@ class TokenPrior(Sampler):
         label: int | None = None,
         seed: int = 0,
         sampling: Sampling = _PLAIN,
+        between: TokenPrior | None = None,
     ) -> Tensor:
         """Go on from the start of clips.
 
@@ -214,16 +230,19 @@ class TokenPrior(Sampler):
             label: As for `sample`.
             seed: Seed of the first clip.
             sampling: How codes are drawn.
+            between: As for `sample`.
 
         Returns:
             The frames after the start, x_BCTHW in [-1, 1].
 
         Raises:
-            ZooError: The start is too short or of another size, or the prior ends before so many frames.
+            ZooError: The start is too short or of another size, the prior ends before so many frames, or
+                `between` is missing or does not fit.
         """
         self._check_frames(x_BCTHW)
         self.check_counts(num_frames=num_frames)
         self.check_label(label)
+        check_between(self, between)
         lead, s_t = int(self.tokenizer.lead_frame), self.tokenizer.stride[0]
         start = lead + (x_BCTHW.shape[2] - lead) // s_t * s_t
         if start < 1:
@@ -233,7 +252,7 @@ class TokenPrior(Sampler):
         if "frames" in self.generator.conditions:
             noise["frames"] = x_BCTHW[:, :, : self.generator.num_cond_frames]
         given_Bqthw = self.encode_codes(x_BCTHW)
-        pieces = self._go_on(noise, given_Bqthw, start + num_frames, sampling)
+        pieces = self._go_on(noise, given_Bqthw, start + num_frames, sampling, between)
         return torch.cat(list(pieces), dim=2)[:, :, start:]
 
     @torch.no_grad()
@@ -263,9 +282,14 @@ class TokenPrior(Sampler):
         Raises:
             ZooError: The prior fills no gaps, the images do not fit, or a number is not in its range.
         """
+        self._check_fills()
         num_frames = self.recipe.clip.num_frames if num_frames is None else num_frames
         self.check_counts(num_frames=num_frames)
         half = num_frames // 2
+        for image_BCHW in (first_x_BCHW, last_x_BCHW):
+            self._check_frames(image_BCHW[:, :, None])
+        if len(first_x_BCHW) != len(last_x_BCHW):
+            raise ZooError(f"there are {len(first_x_BCHW)} first images and {len(last_x_BCHW)} last ones")
         x_BCTHW = torch.cat(
             [
                 first_x_BCHW[:, :, None].expand(-1, -1, num_frames - half, -1, -1),
@@ -273,12 +297,11 @@ class TokenPrior(Sampler):
             ],
             dim=2,
         )
-        self._check_frames(x_BCTHW)
         indices_Bqthw = self.encode_codes(x_BCTHW.to(self._device))
         grid_t = indices_Bqthw.shape[2]
         if not 3 <= grid_t <= self.generator.grid_thw[0]:
             raise ZooError(
-                f"{num_frames} frames are {grid_t} latent frames; {self._title} fills in from 3 to "
+                f"{num_frames} frames are {grid_t} latent frames; {self.title} fills in from 3 to "
                 f"{self.generator.grid_thw[0]} of them: it was trained on clips of "
                 f"{self.recipe.clip.num_frames} frames"
             )
@@ -314,6 +337,7 @@ class TokenPrior(Sampler):
         Raises:
             ZooError: The prior fills no gaps, or the clips or holes are of another size.
         """
+        self._check_fills()
         self._check_frames(x_BCTHW)
         b, _, t, h, w = x_BCTHW.shape
         try:
@@ -326,34 +350,40 @@ class TokenPrior(Sampler):
         x_BCTHW = x_BCTHW.to(self._device)
         hole_B1THW = hole_BTHW[:, None]
         indices_Bqthw = self.encode_codes(x_BCTHW.masked_fill(hole_B1THW, 0.0))
-        known_Bqthw = ~self._touched(hole_B1THW.float()).expand_as(indices_Bqthw)
+        touched_B1thw = touched_cells(hole_B1THW, self.tokenizer.stride, lead_frame=self.tokenizer.lead_frame)
+        known_Bqthw = ~touched_B1thw.expand_as(indices_Bqthw)
         indices_Bqthw = self._fill(indices_Bqthw, known_Bqthw, label=label, seed=seed, sampling=sampling)
         made = self._decode(indices_Bqthw, (t, h, w)).float().clamp(-1, 1)
         return torch.where(hole_B1THW, made, x_BCTHW)
 
-    def _touched(self, hole_B1THW: Tensor) -> Tensor:
-        """Return which latent cells (B, 1, t, h, w) hold a pixel of a hole."""
-        lead, stride = int(self.tokenizer.lead_frame), self.tokenizer.stride
-        if lead:  # the first latent frame is one frame: as many of it make a cell like the others
-            hole_B1THW = torch.cat(
-                [hole_B1THW[:, :, :1].expand(-1, -1, stride[0] - 1, -1, -1), hole_B1THW], 2
-            )
-        return nn.functional.max_pool3d(hole_B1THW, stride, stride, ceil_mode=True) > 0
-
     def _fill(
         self, indices_Bqthw: Tensor, known_Bqthw: Tensor, *, label: int | None, seed: int, sampling: Sampling
     ) -> Tensor:
-        if self.generator.order != "any":
-            raise ZooError(
-                f"{self._title} makes codes in their order and cannot fill a gap; it samples and predicts. "
-                "A prior of any order fills gaps: maskgit"
-            )
         self.check_label(label)
         noise = _stacked([self._noise(seed, i, label=label) for i in range(len(indices_Bqthw))])
+        progress.expect(int((~known_Bqthw).sum()))
         filled: Tensor = self.generator.fill(indices_Bqthw, known_Bqthw, noise, sampling)
         return filled
 
+    def _check_fills(self) -> None:
+        """Refuse a prior that fills no gaps in a video."""
+        if self.every > 1:
+            raise ZooError(
+                f"{self.title} learned 1 of {self.every} latent frames (tokenizer.every) and cannot fill a "
+                "gap in a video; the prior that goes between them can"
+            )
+        if self.generator.order != "any":
+            raise ZooError(
+                f"{self.title} makes codes in their order and cannot fill a gap; it samples and predicts. "
+                "A prior of any order fills gaps: maskgit"
+            )
+
     def _noise(self, seed: int, index: int, *, label: int | None) -> dict[str, Tensor]:
+        if self.training:
+            raise ZooError(
+                f"{self.title} is in training mode, where chance drops parts of it, so that a seed does not "
+                "make the same video again; call model.eval() first"
+            )
         source = clip_source(seed, index)
         frames = self.recipe.clip.num_frames
         noise: dict[str, Tensor] = self.generator.draw_noise(1, frames, generator=source, device=self._device)
@@ -361,19 +391,39 @@ class TokenPrior(Sampler):
             noise["label"] = torch.full_like(noise["label"], label)
         return noise
 
+    @property
+    def samples_alone(self) -> bool:
+        return self.every == 1 and "frames" not in self.generator.conditions
+
     def _go_on(
-        self, noise: dict[str, Tensor], given_Bqthw: Tensor | None, num_frames: int, sampling: Sampling
+        self,
+        noise: dict[str, Tensor],
+        given_Bqthw: Tensor | None,
+        num_frames: int,
+        sampling: Sampling,
+        between: TokenPrior | None,
     ) -> Iterator[Tensor]:
         """Make clips of `num_frames` frames that begin with the codes given, piece by piece."""
         size_THW = (num_frames, *self.frame_HW)
-        total, _, _ = self.tokenizer.latent_size(size_THW)
-        limit = self.generator.max_frames
-        if limit is not None and total > limit:
-            raise ZooError(
-                f"{num_frames} frames are {total} latent frames; {self._title} makes {limit} at most"
-            )
-        made = self.generator.frames(noise, sampling, given_Bqthw=given_Bqthw)
+        total, *grid_hw = self.tokenizer.latent_size(size_THW)
         known = 0 if given_Bqthw is None else given_Bqthw.shape[2]
+        limit = self.generator.max_frames
+        num_keys = 1 + math.ceil((total - 1) / self.every)
+        if limit is not None and num_keys > limit:
+            of_them = f" of {total}" if self.every > 1 else ""
+            raise ZooError(
+                f"{num_frames} frames take {num_keys}{of_them} latent frames of {self.title}, which makes "
+                f"{limit} at most"
+            )
+        progress.expect(
+            len(noise["seed"]) * self.generator.num_codebooks * (total - known) * math.prod(grid_hw)
+        )
+        keys_Bqthw = None if given_Bqthw is None else given_Bqthw[:, :, :: self.every]
+        made = self.generator.frames(noise, sampling, given_Bqthw=keys_Bqthw)
+        if between is not None:
+            made = fill_between(
+                made, noise, sampling, dense=between, every=self.every, given_Bqthw=given_Bqthw
+            )
         frames = (frame_Bqhw[:, :, None] for frame_Bqhw in islice(made, total - known))
         if not self.tokenizer.decoder.causal:
             start = [] if given_Bqthw is None else [given_Bqthw]
@@ -398,7 +448,7 @@ class TokenPrior(Sampler):
         if tuple(x_BCTHW.shape[3:]) != self.frame_HW:
             height, width = self.frame_HW
             raise ZooError(
-                f"the frames are {x_BCTHW.shape[3]}x{x_BCTHW.shape[4]}; {self._title} was trained on "
+                f"the frames are {x_BCTHW.shape[3]}x{x_BCTHW.shape[4]}; {self.title} was trained on "
                 f"{height}x{width} (height x width)"
             )
 
@@ -407,8 +457,13 @@ class TokenPrior(Sampler):
         return next(self.generator.parameters()).device
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
+        """What errors call it."""
         return self.name or "this model"
+
+
+def _every(recipe: Recipe) -> int:
+    return recipe.tokenizer.every if recipe.tokenizer is not None else 1
 
 
 def _stacked(noises: list[dict[str, Tensor]]) -> dict[str, Tensor]:

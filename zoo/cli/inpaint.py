@@ -52,6 +52,7 @@ def inpaint(
     Example:
       zoo inpaint runs/prior in.mp4 mask.png out.mp4
     """
+    from zoo import progress
     from zoo.cli.models import check_output
 
     check_output(output, force=force)
@@ -61,7 +62,8 @@ def inpaint(
     hole_1THW = read_clip(mask, clip, num_frames=x_1CTHW.shape[2]).mean(1) > 0
     if not hole_1THW.any():
         raise click.BadParameter(f"{mask} is black all over: there is nothing to fill", param_hint="MASK")
-    made_1CTHW = prior.inpaint(
-        x_1CTHW, hole_1THW, label=label_number(label, prior), seed=seed, **sampling_of(drawing)
-    )
+    with progress.bar(disable=as_json):
+        made_1CTHW = prior.inpaint(
+            x_1CTHW, hole_1THW, label=label_number(label, prior), seed=seed, **sampling_of(drawing)
+        )
     write_made(output, made_1CTHW, prior, force=force, as_json=as_json)

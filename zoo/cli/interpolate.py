@@ -54,6 +54,7 @@ def interpolate(
     Example:
       zoo interpolate runs/prior a.png b.png out.mp4
     """
+    from zoo import progress
     from zoo.cli.models import check_output
 
     check_output(output, force=force)
@@ -61,12 +62,13 @@ def interpolate(
     clip = prior.recipe.clip
     first_1CHW = read_clip(first, clip, num_frames=1)[:, :, 0]
     last_1CHW = read_clip(last, clip, num_frames=1)[:, :, 0]
-    made_1CTHW = prior.interpolate(
-        first_1CHW,
-        last_1CHW,
-        num_frames=num_frames,
-        label=label_number(label, prior),
-        seed=seed,
-        **sampling_of(drawing),
-    )
+    with progress.bar(disable=as_json):
+        made_1CTHW = prior.interpolate(
+            first_1CHW,
+            last_1CHW,
+            num_frames=num_frames,
+            label=label_number(label, prior),
+            seed=seed,
+            **sampling_of(drawing),
+        )
     write_made(output, made_1CTHW, prior, force=force, as_json=as_json)

@@ -9,8 +9,10 @@ import click
 
 from zoo.cli.common import ExistingFile, device_option, force_option, json_option
 from zoo.cli.sampling import (
+    between_option,
     label_number,
     label_option,
+    load_between,
     load_prior,
     read_clip,
     sampling_of,
@@ -27,6 +29,7 @@ from zoo.cli.sampling import (
 @click.option("--num-frames", type=click.IntRange(min=1), required=True, metavar="T", help="Frames to add.")
 @click.option("--given", type=click.IntRange(min=1), metavar="T", help="Take only as many frames of START.")
 @label_option
+@between_option
 @seed_option
 @sampling_options
 @device_option
@@ -39,6 +42,7 @@ def predict(
     num_frames: int,
     given: int | None,
     label: str | None,
+    between: str | None,
     seed: int,
     device: str | None,
     force: bool,
@@ -62,9 +66,17 @@ def predict(
 
     import torch
 
+    from zoo import progress
+
     x_1CTHW = read_clip(start, prior.recipe.clip, num_frames=given)
-    made_1CTHW = prior.predict(
-        x_1CTHW, num_frames, label=label_number(label, prior), seed=seed, **sampling_of(drawing)
-    )
+    with progress.bar(disable=as_json):
+        made_1CTHW = prior.predict(
+            x_1CTHW,
+            num_frames,
+            label=label_number(label, prior),
+            seed=seed,
+            between=load_between(between, device),
+            **sampling_of(drawing),
+        )
     both_1CTHW = torch.cat([x_1CTHW, made_1CTHW.cpu()], dim=2)
     write_made(output, both_1CTHW, prior, force=force, as_json=as_json, given_frames=x_1CTHW.shape[2])

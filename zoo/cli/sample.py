@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.common import device_option, force_option, json_option, print_json
-from zoo.cli.sampling import label_number, label_option, sampling_of, sampling_options, seed_option
+from zoo.cli.sampling import (
+    between_option,
+    label_number,
+    label_option,
+    load_between,
+    sampling_of,
+    sampling_options,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +53,7 @@ _size = _two_numbers("HEIGHTxWIDTH", "128x128", 4)
 @click.option("--fps", type=float, metavar="F", help="Frames a second: the same motion, finer or coarser.")
 @label_option
 @click.option("--size", callback=_size, metavar="HxW", help="Size of a frame, for generators that make any.")
+@between_option
 @seed_option
 @sampling_options
 @device_option
@@ -59,6 +68,7 @@ def sample(
     fps: float | None,
     label: str | None,
     size: tuple[int, int] | None,
+    between: str | None,
     seed: int,
     device: str | None,
     force: bool,
@@ -70,12 +80,14 @@ def sample(
     They stand in a grid in one file. MODEL is a model folder, or the folder of a run. One video is made when
     neither --num nor --grid is given. The frame rate is the one the model was trained on, 10 frames a second
     when its recipe names none; with --fps, models of continuous time make the frames in between. Long videos
-    are made piece by piece where the model can.
+    are made piece by piece where the model can. A prior that makes one latent frame in so many
+    (tokenizer.every) needs a second one, --between, that fills in the others.
 
     \b
     Example:
       zoo sample runs/gan out.mp4 --grid 4x4 --num-frames 16 --seed 1
       zoo sample runs/prior out.mp4 --class wave --num-frames 64 --top-p 0.95
+      zoo sample runs/sparse out.mp4 --between runs/prior --num-frames 512
     """
     from zoo.cli.models import check_output, load_sampler
 
@@ -90,15 +102,20 @@ def sample(
 
     from tqdm import tqdm
 
+    from zoo import progress
     from zoo.assemblies import TokenPrior
     from zoo.data import VideoWriter
 
-    more = sampling_of(drawing)
-    if more and not isinstance(sampler, TokenPrior):
-        named = ", ".join(f"--{key.replace('_', '-')}" for key, value in drawing.items() if value is not None)
+    is_prior = isinstance(sampler, TokenPrior)
+    more: dict[str, Any] = sampling_of(drawing)
+    if not is_prior and (more or between is not None):
+        asked = {**drawing, "between": between}
+        named = ", ".join(f"--{key.replace('_', '-')}" for key, value in asked.items() if value is not None)
         raise click.UsageError(
             f"{model} is a {sampler.recipe.assembly}, which draws no codes: leave {named} out"
         )
+    if between is not None:
+        more["between"] = load_between(between, device)
     total = num_frames or sampler.recipe.clip.num_frames
     fps = fps or sampler.recipe.clip.playback_fps
     number = label_number(label, sampler)
@@ -109,11 +126,12 @@ def sample(
         label=number,
         size_HW=size,
         seed=seed,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
     with (
         VideoWriter(output, fps=fps, force=force) as writer,
-        tqdm(total=total, unit="frame", desc="sampling", disable=as_json, leave=False) as bar,
+        progress.bar(disable=as_json or not is_prior),
+        tqdm(total=total, unit="frame", desc="sampling", disable=as_json or is_prior, leave=False) as bar,
     ):
         for x_BCTHW in pieces:
             writer.write(tile(x_BCTHW.float().cpu(), rows=rows, columns=columns))

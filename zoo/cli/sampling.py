@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +53,11 @@ def sampling_of(asked: dict[str, Any]) -> dict[str, Sampling]:
 seed_option = click.option(
     "--seed", type=int, default=0, show_default=True, help="The same seed makes the same video."
 )
+between_option = click.option(
+    "--between",
+    metavar="FOLDER",
+    help="Priors of one latent frame in so many: the prior that fills in those between.",
+)
 label_option = click.option(
     "--label",
     "--class",
@@ -93,6 +97,11 @@ def load_prior(reference: str, device: str | None) -> TokenPrior:
     return model
 
 
+def load_between(reference: str | None, device: str | None) -> TokenPrior | None:
+    """Load the prior that fills in what another leaves out; None where none was given."""
+    return None if reference is None else load_prior(reference, device)
+
+
 def read_clip(path: Path, clip: Clip, *, num_frames: int | None = None) -> Tensor:
     """Read a video or image as a model was shown its clips: rate, scaled, centre cut out.
 
@@ -101,23 +110,11 @@ def read_clip(path: Path, clip: Clip, *, num_frames: int | None = None) -> Tenso
     """
     from itertools import islice
 
-    from zoo.data.container import Reader
-    from zoo.data.sampling import Draw, finish, scaled_size
-    from zoo.data.video import at_rate, nothing_decodes
+    import torch
 
-    def size(height: int, width: int) -> tuple[int, int]:
-        return scaled_size(height, width, clip=clip)
+    from zoo.data.whole import whole_frames
 
-    with Reader(path) as reader:
-        pictures: Iterator[tuple[float, Any]] = reader.pictures()
-        if clip.fps is not None:
-            pictures = at_rate(pictures, start_s=0.0, fps=clip.fps, file_fps=reader.fps)
-        frames: list[Any] = []
-        for _, picture in islice(pictures, num_frames):
-            frames.append(reader.rgb(picture, (lambda *_: frames[0].shape[:2]) if frames else size))
-        if not frames:
-            raise nothing_decodes(reader)
-    return finish(frames, clip=clip, chance=Draw(), augment=())[None]
+    return torch.stack(list(islice(whole_frames(path, clip), num_frames)), dim=1)[None]
 
 
 def write_made(

@@ -116,6 +116,8 @@ def evaluate(
         known, defaults = AUTOENCODER_METRICS, AUTOENCODER_DEFAULTS
     elif isinstance(model, TokenPrior):
         known, defaults = PRIOR_METRICS, PRIOR_DEFAULTS
+        if not model.samples_alone:
+            known = defaults = ("bits_per_code",)
     wanted = tuple(defaults if metrics is None else metrics)
     if unknown := [metric for metric in wanted if metric not in known]:
         raise ZooError(

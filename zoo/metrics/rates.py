@@ -5,6 +5,7 @@ Shape legend: B batch (1 here), C colour channels, T H W frames and pixels, 3 RG
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 AROUND = (-12.0, -6.0, 6.0, 12.0)
 """Other points of a codec's curve: how much coarser than the one at the model's bits, in rate factor."""
+
+_SAME = 0.01
+"""Points whose bits differ by less than this share are one."""
 
 
 class _File(NamedTuple):
@@ -217,9 +221,13 @@ def _around(
 
 
 def _curve(points: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Order points by their bits; those at an end of the encoder's range come once."""
-    by_bits = {round(point["bits_per_pixel"], 9): point for point in points}
-    return [point for _, point in sorted(by_bits.items())]
+    """Order points by their bits; of those that an end of the encoder's range brings together one is left."""
+    kept: list[dict[str, float]] = []
+    for point in points:  # the one at the model's bits comes first, and stays
+        bits = point["bits_per_pixel"]
+        if all(abs(math.log(bits / other["bits_per_pixel"])) > _SAME for other in kept):
+            kept.append(point)
+    return sorted(kept, key=lambda point: point["bits_per_pixel"])
 
 
 def _eight_bits(x_CTHW: Tensor) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from zoo.report.run_folder import is_number
 
 _FIGURES = ("psnr_db", "ssim", "lpips")
 _HEAD = 30.0
+_LEFT, _LETTER, _GAP = 24.0, 6.6, 16.0  # of the names above the charts; a letter at its widest, on average
 _STYLE = """
 svg { --page: #ffffff; --soft: #5d6066; --grid: #ececea; --s0: #2458c5; --s1: #b5482a; --s2: #14723f; }
 @media (prefers-color-scheme: dark) {
@@ -57,10 +58,11 @@ def picture(panels: Sequence[Markup], names: Sequence[str], *, spoken: str) -> s
         names: Of the series, at most three; written above the charts in their colours.
         spoken: What the picture is, for those who hear it.
     """
-    keys = []
+    keys, left = [], _LEFT
     for index, name in enumerate(names):
         place = Markup('<text class="s{}" x="{}" y="20">{}</text>')
-        keys.append(place.format(index, f"{58 + 90 * (len(names) - 1 - index):g}", name))
+        keys.append(place.format(index, f"{left:g}", name))
+        left += len(name) * _LETTER + _GAP
     moved = [
         Markup('<g transform="translate(0 {})">{}</g>').format(f"{_HEAD + n * HEIGHT:g}", panel)
         for n, panel in enumerate(panels)

@@ -8,23 +8,18 @@ their own: each row is a clip of as many frames as asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.data.clips import ClipDataset, FileClips, Source
-from zoo.data.container import Reader, reason_of
-from zoo.data.sampling import Draw, finish, scaled_size
+from zoo.data.container import reason_of
 from zoo.data.sources import open_clips
-from zoo.data.video import Limits, at_rate, nothing_decodes
+from zoo.data.whole import whole_frames
 from zoo.errors import DataError
 from zoo.recipes import Clip
-
-_LIMITS = Limits()
 
 
 class WholeClips:
@@ -124,6 +119,10 @@ class WholeClip:
         self.num_frames = 0
         self.num_held = 0
 
+    def note_fps(self, fps: float) -> None:
+        """Take down the rate of a file, once it is known."""
+        self.fps = fps
+
     def filled(self, min_frames: int) -> Iterator[Tensor]:
         """Yield all frames, and the last one again until there are `min_frames`."""
         last: Tensor | None = None
@@ -138,26 +137,7 @@ class WholeClip:
 
 def _read(source: Source, clip: Clip, opened: WholeClip) -> Iterator[Tensor]:
     try:
-        with Reader(source.content()) as reader:
-            opened.fps = clip.fps or reader.fps
-            pictures: Iterable[tuple[float, Any]] = reader.pictures()
-            if clip.fps is not None:
-                pictures = at_rate(pictures, start_s=0.0, fps=clip.fps, file_fps=reader.fps)
-            pixels_HWC: NDArray[np.uint8] | None = None
-            shown: Any = None
-            for number, (_, picture) in enumerate(pictures):
-                if number >= _LIMITS.max_frames:
-                    raise DataError(f"{reader.name}: more than {_LIMITS.max_frames} frames")
-                if pixels_HWC is None or picture is not shown:
-                    size = None if pixels_HWC is None else pixels_HWC.shape[:2]
-                    pixels_HWC = reader.rgb(
-                        picture,
-                        lambda h, w, size=size: size or scaled_size(h, w, clip=clip),  # type: ignore[misc]
-                    )
-                    shown = picture
-                yield finish([pixels_HWC], clip=clip, chance=Draw(), augment=())[:, 0]
-            if pixels_HWC is None:
-                raise nothing_decodes(reader)
+        yield from whole_frames(source.content(), clip, opened=opened.note_fps)
     except Exception as error:  # a hostile file can set off anything
         reason = reason_of(error)
         raise DataError(reason if source.name in reason else f"{source.name}: {reason}") from None

@@ -65,6 +65,7 @@ class TokenClips(Dataset[TokenItem]):
             when left out.
         split: ``train`` gives windows drawn by chance, any other split the middle one of each clip.
         starts: Where windows begin; see the head of this file.
+        every: A window is made of one latent frame in so many of a longer run of them.
         seed: With the epoch and the index it decides which window is drawn.
 
     Attributes:
@@ -88,11 +89,15 @@ class TokenClips(Dataset[TokenItem]):
         grid: Sequence[int] | None = None,
         split: str = "train",
         starts: Starts = "auto",
+        every: int = 1,
         seed: int = 0,
     ) -> None:
         self.folder = Path(folder)
         self.metadata = _complete(self.folder)
         self.labels = list(self.metadata.class_names)
+        if every < 1:
+            raise DataError(f"every is {every}; it must be at least 1")
+        self.every = every
         self.grid = self._grid(grid)
         self.starts = self._starts(starts)
         self.random = split == "train"
@@ -104,12 +109,14 @@ class TokenClips(Dataset[TokenItem]):
         self.description = (
             f"{self.folder}: {len(self._rows)} clips of {split}, tokens of {self.metadata.tokenizer.name}, "
             f"windows of {'x'.join(map(str, self.grid))} from {self.starts} start"
+            + (f", 1 of {every} latent frames" if every > 1 else "")
         )
 
     def _grid(self, grid: Sequence[int] | None) -> tuple[int, int, int]:
         h, w = self.metadata.grid
         if grid is None:
-            grid = (latent_frames(self.metadata.tokenizer, self.metadata.clip.min_frames), h, w)
+            there = latent_frames(self.metadata.tokenizer, self.metadata.clip.min_frames)
+            grid = (1 + (there - 1) // self.every, h, w)
         if len(grid) != 3 or grid[0] < 1 or tuple(grid[1:]) != (h, w):
             raise DataError(
                 f"{self.folder} holds latent frames of {h}x{w}; a window is (t, {h}, {w}), got {tuple(grid)}"
@@ -143,20 +150,25 @@ class TokenClips(Dataset[TokenItem]):
         return shards
 
     def _usable(self) -> list[tuple[int, int]]:
-        usable, longest = list[tuple[int, int]](), 0
+        usable, longest, wanted = list[tuple[int, int]](), 0, self._span
         for number, shard in enumerate(self._shards):
             for row, (t, *_) in enumerate(shard.shapes.tolist()):
                 longest = max(longest, t)
-                if t >= self.grid[0]:
+                if t >= wanted:
                     usable.append((number, row))
                 else:
                     self.too_short.append(shard.sources[row])
         if not usable:
             raise DataError(
-                f"{self.folder}: no clip has {self.grid[0]} latent frames; the longest has {longest}. Ask "
-                "for shorter windows"
+                f"{self.folder}: no clip has {wanted} latent frames; the longest has {longest}. Ask for "
+                "shorter windows"
             )
         return usable
+
+    @property
+    def _span(self) -> int:
+        """Latent frames from the first of a window to its last."""
+        return (self.grid[0] - 1) * self.every + 1
 
     def check(self, model: Autoencoder) -> None:
         """Refuse a model whose tokens these are not.
@@ -184,16 +196,16 @@ class TokenClips(Dataset[TokenItem]):
     def window(self, epoch: int, index: int) -> tuple[NDArray[Any], int]:
         """Return indices_thwq of a window without copying them, and the latent frame that it begins with."""
         number, row = self._rows[index]
-        shard, t = self._shards[number], self.grid[0]
+        shard = self._shards[number]
         allowed = self._allowed(shard, row)
         chance = draw(self.seed, epoch, index).time if self.random else 0.5
         start = allowed[int(chance * len(allowed))]
-        return shard.row(row)[start : start + t], start
+        return shard.row(row)[start : start + self._span : self.every], start
 
     def _allowed(self, shard: Shard, row: int) -> Sequence[int]:
-        tokenizer, t, there = self.metadata.tokenizer, self.grid[0], int(shard.shapes[row, 0])
+        tokenizer, span, there = self.metadata.tokenizer, self._span, int(shard.shapes[row, 0])
         full = full_frames(tokenizer, int(shard.num_frames[row] - shard.num_held[row]))
-        return window_starts(tokenizer, full if full >= t else there, t, self.starts)
+        return window_starts(tokenizer, full if full >= span else there, span, self.starts)
 
     def __getitem__(self, key: int | tuple[int, int]) -> TokenItem:
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)

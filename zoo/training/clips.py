@@ -150,7 +150,14 @@ def open_tokens(folder: str | os.PathLike[str], recipe: Recipe, model: Assembly)
 
     if not isinstance(model, TokenPrior):
         raise DataError(f"{folder} holds tokens, which train a prior; {model.name} learns from clips")
-    tokens = TokenClips(folder, grid=model.generator.grid_thw, seed=recipe.train.seed)
+    stage = recipe.tokenizer
+    tokens = TokenClips(
+        folder,
+        grid=model.generator.grid_thw,
+        starts=stage.starts if stage is not None else "auto",
+        every=model.every,
+        seed=recipe.train.seed,
+    )
     return TokenData(tokens, train=recipe.train)
 
 

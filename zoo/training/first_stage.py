@@ -58,11 +58,12 @@ def train_first_stage(
         "summary": f"Tokenizer of {name}: {stage.use}.",
         "assembly": "autoencoder",
         **{field: fields[field] for field in _SHARED if field in fields},
-        **{field: value for field, value in fields["tokenizer"].items() if field != "use"},
+        **{field: value for field, value in fields["tokenizer"].items() if field in _OF_TOKENIZER},
     }
     return train(tokenizer, out=own, resume=bool(state), **given)
 
 
+_OF_TOKENIZER = ("train", "discriminator")
 _SHARED = ("clip", "encoder", "quantizer", "decoder", "pre_quant", "post_quant")
 
 

@@ -337,6 +337,8 @@ class Session:
         model = self.best.eval()
         clips: dict[str, Tensor] = {}
         if isinstance(model, Sampler):
+            if not model.samples_alone:
+                return
             clips[f"step-{self.run.step:08d}"] = model.sample(NUM_SAMPLES, seed=self.run.train.seed)
         elif self.heldout is not None:
             length = len(self.heldout)  # type: ignore[arg-type]

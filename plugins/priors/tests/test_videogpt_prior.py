@@ -94,7 +94,8 @@ def golden_input(case: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_the_public_code(case: dict[str, Any], dtype: torch.dtype) -> None:
-    tolerance = 1e-12 if dtype == torch.float64 else 3e-6
+    # Sines, which the weights here are made of, are rounded otherwise on other processors.
+    tolerance = 1e-11 if dtype == torch.float64 else 3e-6
     model = golden_model(case).to(dtype)
     indices_Bqthw, told = golden_input(case)
     told = {name: value.to(dtype) if value.is_floating_point() else value for name, value in told.items()}
@@ -349,8 +350,8 @@ def test_what_does_not_fit_is_refused() -> None:
     indices_Bqthw, told = inputs(told_all)
     made = noise_of(told_all)
     refused: list[tuple[Any, str]] = [
-        (lambda: plain(indices_Bqthw[..., :2]), r"grid of \(3, 2, 2\); its grid is \(3, 2, 3\)"),
-        (lambda: plain(indices_Bqthw.repeat(1, 2, 1, 1, 1)), r"it takes \(B, 1, t, h, w\)"),
+        (lambda: plain(indices_Bqthw[..., :2]), r"shape .* 3, 2, 2\); it takes .* 2, 3\)"),
+        (lambda: plain(indices_Bqthw.repeat(1, 2, 1, 1, 1)), r"it takes torch.int64 and \(B, 1, 1 to 3, "),
         (lambda: plain(indices_Bqthw, label_B=told["label_B"]), "has no classes and got a label"),
         (lambda: plain.loss(indices_Bqthw, **told | {"label_B": None}), "is given no frames and got some"),
         (lambda: told_all(indices_Bqthw, label_B=told["label_B"]), "frames of shape .* and got none"),
@@ -360,12 +361,12 @@ def test_what_does_not_fit_is_refused() -> None:
         (lambda: told_all.frames({"seed": made["seed"]}, GREEDY), "needs noise with frames, label"),
         (lambda: told_all.frames(made | {"label": made["label"] + 4}, GREEDY), r"must be in \[0, 4\)"),
         (lambda: told_all.frames(made | {"frames": made["frames"][:, :, :1]}, GREEDY), "got frames of shape"),
-        (lambda: plain.frames(made, GREEDY, given_Bqthw=indices_Bqthw + 11), r"given codes .* \[0, 11\)"),
+        (lambda: plain.frames(made, GREEDY, given_Bqthw=indices_Bqthw + 11), r"got codes .* \[0, 11\)"),
         (
             lambda: plain.frames(made, GREEDY, given_Bqthw=indices_Bqthw.repeat(1, 1, 2, 1, 1)),
-            "0 to 3 frames",
+            "0 to 3",
         ),
-        (lambda: plain.frames(made, GREEDY, given_Bqthw=indices_Bqthw[:1]), "2 clips and frames of 1"),
+        (lambda: plain.frames(made, GREEDY, given_Bqthw=indices_Bqthw[:1]), r"torch.int64 and \(2, "),
     ]
     for call, message in refused:
         with pytest.raises(ZooError, match=message):

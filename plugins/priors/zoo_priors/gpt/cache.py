@@ -13,10 +13,9 @@ class Window:
     """Which places of a stream are kept, and where.
 
     The first entry is the start and stays. An entry is what is read at one step: the codes of the step
-    before.
-    Those of whole frames are dropped together: a step of frame i sees the start, the frames from i - t + 1 on
-    and its own frame so far, as many as in training. The newest frame lies last, in order; once the window is
-    full it moves to the place of the oldest when it is whole, which costs one frame's copy a frame.
+    before. Those of whole frames are dropped together: a step of frame i sees the start, the t - 1 frames
+    before and its own so far, as many as in training. The newest frame lies last, in order; once the window
+    is full it moves to the place of the oldest when it is whole, which costs one frame's copy a frame.
 
     Channels come before places in memory, as one query then reads keys and values fastest.
 

@@ -10,26 +10,10 @@ POSITIONS = ("rope", "learned")
 _LEAST_ROPE = 6
 
 
-def three(grid: list[int]) -> tuple[int, int, int]:
-    """Return (t, h, w) of the grid."""
-    if len(grid) != 3 or min(grid) < 1:
-        raise RecipeError(
-            f"{PART}: grid is {list(grid)}; it must be [frames, rows, columns], such as [4, 32, 32]"
-        )
-    return grid[0], grid[1], grid[2]
-
-
 def check_name(option: str, value: str, names: tuple[str, ...]) -> None:
     """Refuse a name that is none of those there are."""
     if value not in names:
         raise RecipeError(f"{PART}: {option} is {value!r}; it must be one of {', '.join(names)}")
-
-
-def check_chance(**options: float) -> None:
-    """Refuse chances outside [0, 1)."""
-    for option, value in options.items():
-        if not 0 <= value < 1:
-            raise RecipeError(f"{PART}: {option} is {value}; it must be at least 0 and below 1")
 
 
 def check_width(hidden_dim: int, num_heads: int, positions: str) -> None:
@@ -46,7 +30,7 @@ def check_width(hidden_dim: int, num_heads: int, positions: str) -> None:
         )
 
 
-def check_labels(num_classes: int, label_dropout: float) -> None:
+def check_classes(num_classes: int, label_dropout: float) -> None:
     """Refuse a number of classes below 0, and labels to drop where there are none."""
     if num_classes < 0:
         raise RecipeError(f"{PART}: num_classes is {num_classes}; it must be 0 or more")

@@ -18,9 +18,8 @@ class Rotation:
     What a query and a key make of each other depends on how far apart they are only, so a window can slide.
 
     The key of the very first entry, which is the start and no code, is 0: it is the same from any place,
-    however
-    far from it, and stays when the window slides. Attention keeps the sink that it learnt to have there
-    (https://arxiv.org/abs/2309.17453).
+    however far from it, and stays when the window slides. Attention keeps the sink that it learnt to have
+    there (https://arxiv.org/abs/2309.17453).
 
     Args:
         head_dim: Width of a head, even and 6 or more.

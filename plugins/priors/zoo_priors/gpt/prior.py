@@ -13,22 +13,22 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.checks import require_indices, require_positive
+from zoo import progress
+from zoo.checks import require_positive
 from zoo.errors import PortError, ZooError
 from zoo.precision import at_least_fp32, full_precision
 from zoo.ranks import shared_draw
-from zoo.sampling import Chance, Sampling, choose, draw_seeds, shaped
+from zoo.sampling import Chance, Sampling, choose, draw_noise, shaped
+from zoo_priors.checks import check_chance, check_codes, check_labels, check_noise, three
 from zoo_priors.gpt.cache import window_mask
 from zoo_priors.gpt.network import Block, Heads, init_weights
 from zoo_priors.gpt.options import (
     PART,
     PATTERNS,
     POSITIONS,
-    check_chance,
-    check_labels,
+    check_classes,
     check_name,
     check_width,
-    three,
 )
 from zoo_priors.gpt.positions import Learned, Rotation
 from zoo_priors.gpt.stream import Stream
@@ -44,9 +44,8 @@ class GPTPrior(nn.Module):
 
     A large vocabulary is split into digits, predicted one after the other from what the transformer gives for
     the place, each knowing those before it. Several codebooks are predicted at once and independently, given
-    the
-    places before, with pattern "parallel"; with "delay" each is one step behind the codebook before it and
-    knows its code (MusicGen, https://arxiv.org/abs/2306.05284), at the price of q - 1 more steps a frame.
+    the places before, with pattern "parallel"; with "delay" each is one step behind the codebook before it
+    and knows its code (MusicGen, https://arxiv.org/abs/2306.05284), at the price of q - 1 more steps a frame.
 
     With positions "rope" a clip can be of any length: a step sees the frames of a window as long as `grid`,
     whose keys and values are kept and never computed again. Learned positions end where `grid` ends.
@@ -104,12 +103,12 @@ class GPTPrior(nn.Module):
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
         )
-        self.grid_thw = three(grid)
+        self.grid_thw = three(PART, grid)
         check_name("positions", positions, POSITIONS)
         check_name("pattern", pattern, PATTERNS)
         check_width(hidden_dim, num_heads, positions)
-        check_chance(dropout=dropout, label_dropout=label_dropout)
-        check_labels(num_classes, label_dropout)
+        check_chance(PART, dropout=dropout, label_dropout=label_dropout)
+        check_classes(num_classes, label_dropout)
         frames, height, width = self.grid_thw
         self.codebook_size = codebook_size
         self.num_codebooks = num_codebooks
@@ -164,7 +163,10 @@ class GPTPrior(nn.Module):
             PortError: The codes have another grid, or a label is missing.
         """
         self._check_indices(indices_Bqthw)
-        self._check_label(label_B, len(indices_Bqthw))
+        # A hidden class is one of its own.
+        self._check_label(
+            label_B, len(indices_Bqthw), num_classes=self.num_classes + (self.label_dropout > 0)
+        )
         digits_BtPqf = rearrange(self.digits.split(indices_Bqthw), "b q t h w f -> b t (h w) q f")
         h_BtSD = self._hidden(digits_BtPqf, label_B)
         logits = []
@@ -199,6 +201,8 @@ class GPTPrior(nn.Module):
         Args:
             generator: Draws, in training, whose classes are hidden.
         """
+        self._check_indices(indices_Bqthw)
+        self._check_label(label_B, len(indices_Bqthw))
         if self.training and self.label_dropout and label_B is not None:
             chance_B = shared_draw(lambda n: torch.rand(n, generator=generator, device="cpu"), len(label_B))
             hidden_B = chance_B < self.label_dropout
@@ -218,12 +222,7 @@ class GPTPrior(nn.Module):
         device: torch.device | str | None = None,
     ) -> dict[str, Tensor]:
         """Draw a seed for each clip, and classes for a prior with classes."""
-        noise = {"seed": draw_seeds(num, generator=generator, device=device)}
-        if self.num_classes:
-            source = "cpu" if generator is None else generator.device
-            label_B = torch.randint(self.num_classes, (num,), generator=generator, device=source)
-            noise["label"] = label_B.to(device or "cpu")
-        return noise
+        return draw_noise(num, self.num_classes, generator=generator, device=device)
 
     def frames(
         self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Tensor | None = None
@@ -243,17 +242,12 @@ class GPTPrior(nn.Module):
                 something.
             PortError: The given frames have another grid or are too many.
         """
-        if missing := sorted({"seed", *self.conditions} - noise.keys()):
-            raise ZooError(f"{PART} needs noise with {', '.join(missing)}; it has {', '.join(sorted(noise))}")
-        num = len(noise["seed"])
+        num = check_noise(PART, noise, self.conditions)
         if given_Bqthw is not None:
-            self._check_indices(given_Bqthw, least=0)
-            self._check_range("given codes", given_Bqthw, self.codebook_size)
-            if len(given_Bqthw) != num:
-                raise PortError(f"{PART} got noise for {num} clips and frames of {len(given_Bqthw)}")
+            self._check_indices(given_Bqthw, least=0, num=num)
         label_B = noise["label"] if self.num_classes else None
         self._check_guidance(sampling.guidance)
-        self._check_label(label_B, num, check_range=True)
+        self._check_label(label_B, num)
         return self._go_on(noise["seed"], label_B, sampling, given_Bqthw)
 
     def stream(
@@ -277,7 +271,7 @@ class GPTPrior(nn.Module):
             PortError: A label is missing, or there are others than clips or classes.
         """
         self._check_guidance(guidance)
-        self._check_label(label_B, num, check_range=True)
+        self._check_label(label_B, num)
         return Stream(self, num, label_B, guidance, dtype)
 
     def embed_rows(self, device: torch.device) -> Tensor:
@@ -319,6 +313,7 @@ class GPTPrior(nn.Module):
             for n in range(self.digits.num):
                 odds_BgV = shaped(stream.group_logits(), sampling)
                 stream.push_group(choose(odds_BgV, uniform_BSqf[:, step, group.start : group.stop, n]))
+            progress.made(len(uniform_BSqf) * len(group))
         return stream.last_frame()
 
     def _hidden(self, digits_BtPqf: Tensor, label_B: Tensor | None) -> Tensor:
@@ -345,17 +340,19 @@ class GPTPrior(nn.Module):
             x_BND = block(x_BND, tables, mask_NN)
         return rearrange(self.heads.norm(x_BND), "b (t s) d -> b t s d", t=num_frames)
 
-    def _check_indices(self, indices_Bqthw: Tensor, *, least: int = 1) -> None:
-        require_indices(PART, indices_Bqthw, num_codebooks=self.num_codebooks)
-        frames, *size = indices_Bqthw.shape[2:]
-        if tuple(size) != self.grid_thw[1:] or frames < least or frames > (self.max_frames or frames):
-            limit = f"{least} to {self.max_frames} frames" if self.max_frames else "any number of frames"
-            raise PortError(
-                f"{PART} got codes of a grid of {tuple(indices_Bqthw.shape[2:])}; its grid is "
-                f"{self.grid_thw}, of which it takes all rows and columns and {limit}"
-            )
+    def _check_indices(self, indices_Bqthw: Tensor, *, least: int = 1, num: int | None = None) -> None:
+        check_codes(
+            PART,
+            indices_Bqthw,
+            num_codebooks=self.num_codebooks,
+            codebook_size=self.codebook_size,
+            size_HW=self.grid_thw[1:],
+            least=least,
+            most=self.max_frames,
+            num=num,
+        )
 
-    def _check_label(self, label_B: Tensor | None, num: int, *, check_range: bool = False) -> None:
+    def _check_label(self, label_B: Tensor | None, num: int, *, num_classes: int | None = None) -> None:
         if label_B is None:
             if self.num_classes and not self.label_dropout:
                 raise PortError(
@@ -365,10 +362,7 @@ class GPTPrior(nn.Module):
             return
         if not self.num_classes:
             raise PortError(f"{PART} has no classes and got labels; set num_classes")
-        if label_B.shape != (num,):
-            raise PortError(f"{PART} got labels of shape {tuple(label_B.shape)} for {num} clips")
-        if check_range:
-            self._check_range("classes", label_B, self.num_classes)
+        check_labels(PART, label_B, num, self.num_classes if num_classes is None else num_classes)
 
     def _check_guidance(self, guidance: float) -> None:
         if guidance != 1 and not self.label_dropout:
@@ -376,10 +370,3 @@ class GPTPrior(nn.Module):
                 f"{PART} never had its classes hidden in training, so it cannot be guided: guidance is "
                 f"{guidance:g}; leave it at 1, or train with num_classes and label_dropout, such as 0.1"
             )
-
-    def _check_range(self, what: str, values: Tensor, limit: int) -> None:
-        if not values.numel():
-            return
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= limit:
-            raise PortError(f"{PART} got {what} from {low} to {high}; they must be in [0, {limit})")

@@ -51,10 +51,9 @@ class Stream:
     """A batch of clips in the making: reads symbols one after the other and tells the odds of the next.
 
     Symbols come in the order of steps: within a frame place by place (with pattern "delay" the codes of one
-    step
-    belong to different places), of a place digit by digit, and of each digit codebook by codebook. `upcoming`
-    says which one is next. The same symbols give bit for bit the same logits, on the same machine with as
-    many threads.
+    step belong to different places), of a place digit by digit, and of each digit codebook by codebook.
+    `upcoming` says which one is next. The same symbols give bit for bit the same logits, on the same machine
+    with as many threads.
 
     Args:
         prior: The prior, whose weights are copied as they are now.
@@ -250,7 +249,7 @@ class Stream:
         digits_Bgf = self._codes_BSqf[:, self._step, group.start : group.stop]
         before_Bgn = digits_Bgf[..., : self._factor]
         if self._factor == 0:
-            logits_RqV = self._first(hidden_RD).view(len(hidden_RD), -1, self._digits.base)
+            logits_RqV = self._first(hidden_RD).view(len(hidden_RD), len(self._rows_qf), self._digits.base)
             logits_RgV = logits_RqV[:, group.start : group.stop]
         else:
             before_Rgn = self._doubled(before_Bgn)

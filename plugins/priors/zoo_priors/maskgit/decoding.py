@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from zoo import progress
 from zoo.sampling import Chance, Sampling, choose, shaped
 from zoo_priors.maskgit.bert import take
 
@@ -26,7 +27,13 @@ def num_open(num: int, sampling: Sampling) -> list[int]:
 
 
 def decode(
-    logits_of: LogitsOf, digits_BNS: Tensor, open_BN: Tensor, chance: Chance, sampling: Sampling
+    logits_of: LogitsOf,
+    digits_BNS: Tensor,
+    open_BN: Tensor,
+    chance: Chance,
+    sampling: Sampling,
+    *,
+    codes_per_place: int = 1,
 ) -> Tensor:
     """Fill the open places of every clip; the others stay as they are.
 
@@ -41,6 +48,7 @@ def decode(
         open_BN: Places to fill.
         chance: What codes and places are drawn by.
         sampling: How.
+        codes_per_place: What a place counts as in `zoo.progress`.
 
     Returns:
         New digits (B, N, S).
@@ -75,6 +83,7 @@ def decode(
             torch.where(kept_BM[..., None], picked_BMS, before_BMS),
         )
         open_BN.scatter_(1, places_BM, is_open_BM & ~kept_BM)
+        progress.made((sum(counts) - sum(after)) * codes_per_place)
         counts = after
     return digits_BNS
 

@@ -1,15 +1,10 @@
-"""Checks of the options of a masked prior, and of what it is given.
-
-Shape legend: B batch, q codebooks, t h w the grid.
-"""
+"""Checks of the options of a masked prior."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
-from zoo.errors import PortError, ZooError
+from zoo.errors import ZooError
 from zoo.sampling import SCHEDULES
 
 PART = "generator 'maskgit'"
@@ -49,38 +44,6 @@ def check(
         raise ZooError(f"{PART}: hidden_dim {heads[0]} is not divisible by num_heads {heads[1]}")
     if mask_schedule not in SCHEDULES:
         raise ZooError(f"{PART}: mask_schedule is {mask_schedule!r}; give one of {', '.join(SCHEDULES)}")
-
-
-def check_codes(
-    indices_Bqthw: Tensor, size_qthw: tuple[int, int | None, int, int], *, codebook_size: int
-) -> None:
-    """Refuse codes of another shape or outside the codebook; None in the size is any number of frames.
-
-    Raises:
-        PortError: They are.
-    """
-    shape = indices_Bqthw.shape
-    fits = len(shape) == 5 and all(
-        wanted in (None, num) for wanted, num in zip(size_qthw, shape[1:], strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("t" if num is None else str(num) for num in size_qthw)
-        raise PortError(f"{PART} was given codes of shape {tuple(shape)}; its window takes (B, {wanted})")
-    # On other devices it would wait for them.
-    if indices_Bqthw.device.type == "cpu" and indices_Bqthw.numel():
-        low, high = (int(end) for end in indices_Bqthw.aminmax())
-        if low < 0 or high >= codebook_size:
-            raise PortError(f"{PART} was given codes from {low} to {high}; it has {codebook_size}, from 0")
-
-
-def check_labels(label_B: Tensor, *, num_classes: int) -> None:
-    """Refuse labels of no class; those below 0 mean none.
-
-    Raises:
-        PortError: There are such labels.
-    """
-    if label_B.device.type == "cpu" and (label_B >= num_classes).any():
-        raise PortError(f"{PART} was given labels up to {int(label_B.max())}; it has {num_classes} classes")
 
 
 def _is_int(value: object) -> bool:

@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.errors import PortError, ZooError
 from zoo.ranks import shared_draw
-from zoo.sampling import SCHEDULES, Chance, Sampling, draw_seeds, guided
+from zoo.sampling import SCHEDULES, Chance, Sampling, draw_noise, guided
+from zoo_priors.checks import check_codes, check_labels, check_noise
 from zoo_priors.maskgit.bert import Bert
 from zoo_priors.maskgit.decoding import decode
 from zoo_priors.maskgit.masking import draw_mask, draw_uniform
-from zoo_priors.maskgit.options import check, check_codes, check_labels
+from zoo_priors.maskgit.options import PART, check
 from zoo_priors.maskgit.streams import Streams, default_factors
 from zoo_priors.maskgit.task_set import TaskSet
 
@@ -147,6 +149,7 @@ class MaskGIT(nn.Module):
         self._shown_weight = shown_weight
         self._label_smoothing = label_smoothing
         self._label_dropout = label_dropout
+        self._learned_untold = bool(num_classes) and (label_dropout > 0 or "full_generation" in self.tasks)
         if factors is None:
             factors = default_factors(codebook_size)
         self._streams = Streams(codebook_size, num_codebooks, factors)
@@ -184,7 +187,7 @@ class MaskGIT(nn.Module):
         Returns:
             Logits (B, t, h, w, S, K), of the digits of each codebook's code in turn.
         """
-        self._check(indices_Bqthw, self.grid_thw[0])
+        self._check(indices_Bqthw, window=True)
         digits_BNS = self._streams.split(indices_Bqthw)
         hidden_BN = (
             torch.zeros_like(digits_BNS[..., 0], dtype=torch.bool)
@@ -219,7 +222,7 @@ class MaskGIT(nn.Module):
         Returns:
             Scalar in nats per code, mean over the places of a clip by their weights, then over clips.
         """
-        self._check(indices_Bqthw, self.grid_thw[0])
+        self._check(indices_Bqthw, window=True)
         num, device = len(indices_Bqthw), indices_Bqthw.device
         task_B = (
             shared_draw(lambda n: self.draw_tasks(n, generator=generator), num)
@@ -231,6 +234,7 @@ class MaskGIT(nn.Module):
         masked_BN = draw_mask(can_mask_BN, self._schedule, generator)
         weight_BN = torch.where(masked_BN, 1.0, self._shown_weight * can_mask_BN).to(device)
         if label_B is not None and self.num_classes:
+            check_labels(PART, label_B, num, self.num_classes, least=-1)
             drop_B = shared_draw(lambda n: draw_uniform(generator, n), num) < self._label_dropout
             drop_B |= ~self._tasks.tells_class(task_B)
             label_B = label_B.masked_fill(drop_B.to(label_B.device), -1)
@@ -238,7 +242,7 @@ class MaskGIT(nn.Module):
         digits_BNS = self._streams.split(indices_Bqthw)
         shown_BNS, hidden_BN = digits_BNS, masked_BN.to(device)
         if condition_Bqthw is not None:
-            self._check(condition_Bqthw, self.grid_thw[0])
+            self._check(condition_Bqthw, window=True, num=num)
             refined_BN = (masked_BN & known_BN).to(device)
             shown_BNS = torch.where(refined_BN[..., None], self._streams.split(condition_Bqthw), digits_BNS)
             hidden_BN = hidden_BN & ~refined_BN
@@ -278,12 +282,7 @@ class MaskGIT(nn.Module):
         device: torch.device | str | None = None,
     ) -> dict[str, Tensor]:
         """Draw a seed, and a class where there are classes, for each of `num` clips."""
-        noise = {"seed": draw_seeds(num, generator=generator, device=device)}
-        if self.num_classes:
-            source = "cpu" if generator is None else generator.device
-            label_B = torch.randint(self.num_classes, (num,), generator=generator, device=source)
-            noise["label"] = label_B.to(device or "cpu")
-        return noise
+        return draw_noise(num, self.num_classes, generator=generator, device=device)
 
     def frames(
         self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Tensor | None = None
@@ -301,8 +300,9 @@ class MaskGIT(nn.Module):
         Raises:
             ZooError: The given codes do not fit.
         """
+        num = self._check_drawing(noise, sampling)
         if given_Bqthw is not None:
-            self._check(given_Bqthw, None)
+            self._check(given_Bqthw, num=num)
         return self._frames(noise, sampling, given_Bqthw)
 
     @torch.no_grad()
@@ -339,12 +339,18 @@ class MaskGIT(nn.Module):
         Raises:
             ZooError: The known codes do not fit, or the prior was not trained on the task.
         """
-        known_Bqthw = known_Bqthw.expand_as(indices_Bqthw)
-        indices_Bqthw = torch.where(known_Bqthw, indices_Bqthw, 0)
-        self._check(indices_Bqthw, None)
+        try:
+            known_Bqthw = known_Bqthw.bool().expand_as(indices_Bqthw)
+        except RuntimeError:
+            raise PortError(
+                f"{PART} was told which codes are known as {tuple(known_Bqthw.shape)}; the codes are "
+                f"{tuple(indices_Bqthw.shape)}"
+            ) from None
+        indices_Bqthw = indices_Bqthw.masked_fill(~known_Bqthw, 0)
+        self._check(indices_Bqthw, num=self._check_drawing(noise, sampling))
         if condition_Bqthw is None:
             condition_Bqthw = torch.full_like(indices_Bqthw, -1)
-        self._check(condition_Bqthw.clamp(min=0), indices_Bqthw.shape[2])
+        self._check(condition_Bqthw.clamp(min=0), num=len(indices_Bqthw))
         chance = Chance(noise["seed"])
         window, num_frames = self.grid_thw[0], indices_Bqthw.shape[2]
         short = max(window - num_frames, 0)
@@ -415,10 +421,10 @@ class MaskGIT(nn.Module):
             task_B = self._tasks.nearest(~open_BN | conditioned_BN)
         else:
             task_B = torch.full((len(open_BN),), self._tasks.number(task), device="cpu")
-        label_B = noise.get("label")
+        label_B = noise.get("label") if self.num_classes else None
         told_BP = self._prefix(task_B, label_B, open_BN)
         untold_BP = self._prefix(task_B, None, open_BN)
-        guidance = sampling.guidance if self.num_classes and label_B is not None else 1.0
+        guidance = 1.0 if label_B is None else sampling.guidance
 
         def logits_of(digits_BNS: Tensor, open_BN: Tensor, places_BM: Tensor) -> Tensor:
             hidden_BN = open_BN & ~conditioned_BN
@@ -434,7 +440,9 @@ class MaskGIT(nn.Module):
             told_BMSK, untold_BMSK = both.float().chunk(2)
             return guided(told_BMSK, untold_BMSK, guidance)
 
-        filled_BNS = decode(logits_of, digits_BNS, open_BN, chance, sampling)
+        filled_BNS = decode(
+            logits_of, digits_BNS, open_BN, chance, sampling, codes_per_place=self.num_codebooks
+        )
         return self._streams.join(filled_BNS, self.grid_thw)
 
     def _logits(
@@ -450,13 +458,32 @@ class MaskGIT(nn.Module):
         row_B = torch.full((len(like),), none, device=like.device)
         if label_B is not None and self.num_classes:
             label_B = label_B.to(like.device)
-            check_labels(label_B, num_classes=self.num_classes)
+            check_labels(PART, label_B, len(like), self.num_classes, least=-1)
             row_B = torch.where(label_B < 0, none, self.bert.num_codes + label_B)
         if not self._tasks.has_token:
             return row_B[:, None]
         token_B = self._tasks.tokens(task_B.to(like.device))
         return torch.stack((token_B + self.bert.embedding.num_embeddings, row_B), 1)
 
-    def _check(self, indices_Bqthw: Tensor, num_frames: int | None) -> None:
-        _, h, w = self.grid_thw
-        check_codes(indices_Bqthw, (self.num_codebooks, num_frames, h, w), codebook_size=self.codebook_size)
+    def _check(self, indices_Bqthw: Tensor, *, window: bool = False, num: int | None = None) -> None:
+        least, most = (self.grid_thw[0], self.grid_thw[0]) if window else (0, None)
+        check_codes(
+            PART,
+            indices_Bqthw,
+            num_codebooks=self.num_codebooks,
+            codebook_size=self.codebook_size,
+            size_HW=self.grid_thw[1:],
+            least=least,
+            most=most,
+            num=num,
+        )
+
+    def _check_drawing(self, noise: dict[str, Tensor], sampling: Sampling) -> int:
+        """Refuse noise or guidance that the prior cannot work with, and return the number of clips."""
+        if sampling.guidance != 1 and not self._learned_untold:
+            raise ZooError(
+                f"{PART} never had its classes hidden in training, so it cannot be guided: guidance is "
+                f"{sampling.guidance:g}; leave it at 1, or train with num_classes and label_dropout, such as "
+                "0.1"
+            )
+        return check_noise(PART, noise, ())

@@ -71,7 +71,8 @@ class TaskSet:
 
     def tells_class(self, task_B: Tensor) -> Tensor:
         """Say in which tasks (B,) the class is told: in all but full generation."""
-        return torch.tensor([self.names[r] != "full_generation" for r in task_B.tolist()], device="cpu")
+        told = [self.names[r] != "full_generation" for r in task_B.tolist()]
+        return torch.tensor(told, dtype=torch.bool, device="cpu")
 
     def padded_clips(self, x_BCTHW: Tensor, task_B: Tensor, *, num_frames: int) -> Tensor:
         """Show only what is known of each clip in its task; see `zoo_priors.maskgit.tasks.padded_clip`."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from zoo_priors.raster import LayerCache
+from zoo_priors.videogpt.cache import LayerCache
 
 Memory = tuple[Tensor, Tensor] | None
 """Keys and values of the features of given frames; None where none are given."""

@@ -13,22 +13,6 @@ from zoo_priors.videogpt.sparse import strided_mask
 PART = "generator 'videogpt'"
 
 
-def three(grid: list[int]) -> tuple[int, int, int]:
-    """Return (t, h, w) of the grid."""
-    if len(grid) != 3 or min(grid) < 1:
-        raise RecipeError(
-            f"{PART}: grid is {list(grid)}; it must be [frames, rows, columns], such as [4, 32, 32]"
-        )
-    return grid[0], grid[1], grid[2]
-
-
-def check_chance(**options: float) -> None:
-    """Refuse chances outside [0, 1)."""
-    for option, value in options.items():
-        if not 0 <= value < 1:
-            raise RecipeError(f"{PART}: {option} is {value}; it must be at least 0 and below 1")
-
-
 def check_width(option: str, width: int, num_heads: int) -> None:
     """Refuse a width that axes or heads cannot share."""
     if width % 3 or width % num_heads:

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.checks import require_indices, require_positive
+from zoo.checks import require_positive
 from zoo.errors import PortError, RecipeError, ZooError
-from zoo.sampling import Chance, Sampling, draw_seeds
-from zoo_priors.raster import LayerCache, draw_codes
+from zoo.sampling import Chance, Sampling, draw_noise
+from zoo_priors.checks import check_chance, check_codes, check_labels, check_noise, three
+from zoo_priors.videogpt.cache import LayerCache, draw_codes
 from zoo_priors.videogpt.frame_net import FrameNet
 from zoo_priors.videogpt.layers import Block, Memory, Norm, Positions, at_least_float32
-from zoo_priors.videogpt.options import PART, attention_mask, check_chance, check_width, frame_size, three
+from zoo_priors.videogpt.options import PART, attention_mask, check_width, frame_size
 from zoo_priors.videogpt.stream import Stream
 
 
@@ -107,11 +108,11 @@ class VideoGPTPrior(nn.Module):
                 f"{PART}: num_codebooks is {num_codebooks}, and VideoGPT models codes of one codebook. "
                 "Take a quantizer with one, such as vq-ema, or another prior, such as gpt"
             )
-        self.grid_thw = three(grid)
+        self.grid_thw = three(PART, grid)
         self.max_frames = self.grid_thw[0]
         self.codebook_size = codebook_size
         self.latent_dim = latent_dim
-        check_chance(dropout=dropout, attention_dropout=attention_dropout)
+        check_chance(PART, dropout=dropout, attention_dropout=attention_dropout)
         check_width("hidden_dim", hidden_dim, num_heads)
         if num_classes < 0 or num_cond_frames < 0:
             raise RecipeError(
@@ -217,12 +218,7 @@ class VideoGPTPrior(nn.Module):
 
         A prior that is given frames needs them too, from the caller, as "frames": x_BCTHW in [-1, 1].
         """
-        noise = {"seed": draw_seeds(num, generator=generator, device=device)}
-        if self.num_classes:
-            source = "cpu" if generator is None else generator.device
-            label_B = torch.randint(self.num_classes, (num,), generator=generator, device=source)
-            noise["label"] = label_B.to(device or "cpu")
-        return noise
+        return draw_noise(num, self.num_classes, generator=generator, device=device)
 
     def frames(
         self, noise: dict[str, Tensor], sampling: Sampling, *, given_Bqthw: Tensor | None = None
@@ -243,18 +239,11 @@ class VideoGPTPrior(nn.Module):
                 f"{PART} was never trained without its condition, so it cannot be guided: guidance is "
                 f"{sampling.guidance:g}; leave it at 1, or take another prior, such as gpt"
             )
-        if missing := sorted({"seed", *self.conditions} - noise.keys()):
-            raise ZooError(f"{PART} needs noise with {', '.join(missing)}; it has {', '.join(sorted(noise))}")
+        num = check_noise(PART, noise, self.conditions)
         told = {name: noise.get(name) if name in self.conditions else None for name in ("label", "frames")}
-        self._check_conditions(told["label"], told["frames"], len(noise["seed"]))
-        self._check_range("classes", told["label"], self.num_classes)
+        self._check_conditions(told["label"], told["frames"], num)
         if given_Bqthw is not None:
-            self._check_indices(given_Bqthw, least=0)
-            self._check_range("given codes", given_Bqthw, self.codebook_size)
-            if len(given_Bqthw) != len(noise["seed"]):
-                raise PortError(
-                    f"{PART} got noise for {len(noise['seed'])} clips and frames of {len(given_Bqthw)}"
-                )
+            self._check_indices(given_Bqthw, least=0, num=num)
         return self._go_on(noise["seed"], told, sampling, given_Bqthw)
 
     def _go_on(
@@ -319,32 +308,27 @@ class VideoGPTPrior(nn.Module):
             x_BnD = block(x_BnD, label_B=label_B, memory=memory, mask_NN=self.mask_NN, cache=cache)
         return x_BnD
 
-    def _check_indices(self, indices_Bqthw: Tensor, *, least: int = 1) -> None:
-        require_indices(PART, indices_Bqthw)
-        frames, *size = indices_Bqthw.shape[2:]
-        if tuple(size) != self.grid_thw[1:] or not least <= frames <= self.max_frames:
-            raise PortError(
-                f"{PART} got codes of a grid of {tuple(indices_Bqthw.shape[2:])}; its grid is "
-                f"{self.grid_thw}, of which it takes all rows and columns and {least} to {self.max_frames} "
-                "frames"
-            )
+    def _check_indices(self, indices_Bqthw: Tensor, *, least: int = 1, num: int | None = None) -> None:
+        check_codes(
+            PART,
+            indices_Bqthw,
+            num_codebooks=1,
+            codebook_size=self.codebook_size,
+            size_HW=self.grid_thw[1:],
+            least=least,
+            most=self.max_frames,
+            num=num,
+        )
 
     def _check_conditions(self, label_B: Tensor | None, frames_BCTHW: Tensor | None, num: int) -> None:
         if (label_B is None) == bool(self.num_classes):
             wants = f"has {self.num_classes} classes" if self.num_classes else "has no classes"
             raise PortError(f"{PART} {wants} and got {'no' if label_B is None else 'a'} label")
-        if label_B is not None and label_B.shape != (num,):
-            raise PortError(f"{PART} got labels of shape {tuple(label_B.shape)} for {num} clips")
+        if label_B is not None:
+            check_labels(PART, label_B, num, self.num_classes)
         wanted = (num, self.in_channels, self.num_cond_frames, *self.cond_size_HW)
         if (frames_BCTHW is None) == bool(self.num_cond_frames):
             wants = f"is given frames of shape {wanted}" if self.num_cond_frames else "is given no frames"
             raise PortError(f"{PART} {wants} and got {'none' if frames_BCTHW is None else 'some'}")
         if frames_BCTHW is not None and frames_BCTHW.shape != wanted:
             raise PortError(f"{PART} got frames of shape {tuple(frames_BCTHW.shape)}; it takes {wanted}")
-
-    def _check_range(self, what: str, values: Tensor | None, limit: int) -> None:
-        if values is None or not values.numel():
-            return
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high >= limit:
-            raise PortError(f"{PART} got {what} from {low} to {high}; they must be in [0, {limit})")

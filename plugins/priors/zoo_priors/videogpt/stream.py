@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo_priors.raster import LayerCache
+from zoo_priors.videogpt.cache import LayerCache
 
 if TYPE_CHECKING:
     from zoo_priors.videogpt.prior import VideoGPTPrior

@@ -1,4 +1,4 @@
-"""What priors that draw code after code share: a cache of keys and values, and the loop that draws.
+"""A cache of keys and values, and the loop that draws code after code.
 
 Shape legend: B batch, H heads, N places in the order of the codes, n places at once, d width of a head,
 K codes.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from zoo import progress
 from zoo.sampling import Sampling, choose, shaped
 
 Step = Callable[[Tensor], Tensor]
@@ -61,4 +62,5 @@ def draw_codes(step: Step, last_B: Tensor, uniform_Bn: Tensor, sampling: Samplin
     for place in range(uniform_Bn.shape[1]):
         last_B = choose(shaped(step(last_B), sampling), uniform_Bn[:, place])
         codes_Bn[:, place] = last_B
+        progress.made(len(last_B))
     return codes_Bn, last_B
