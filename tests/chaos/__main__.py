@@ -36,8 +36,6 @@ def experiments() -> list[Experiment]:
 @click.option("--quick", is_flag=True, help="A tenth of the tries; prints, and writes nothing.")
 def main(only: tuple[int, ...], quick: bool) -> None:
     """Run the experiments, print a line each, and keep what was measured."""
-    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
-    rows = {row["number"]: row for row in document["rows"]}
     for one in experiments():
         if only and one.number not in only:
             continue
@@ -52,6 +50,9 @@ def main(only: tuple[int, ...], quick: bool) -> None:
         )
         if quick:
             continue
+        # Read only now: another experiment may have been written in the meantime.
+        document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
+        rows = {row["number"]: row for row in document["rows"]}
         rows[one.number] = {
             "number": one.number,
             "title": one.title,

@@ -14,6 +14,7 @@ def test_every_row_is_seen_once_an_epoch_however_often_the_run_is_cut(workers: i
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores
 @pytest.mark.parametrize("workers", [0, 2, 4])
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_row_of_many(workers: int, stream: bool) -> None:

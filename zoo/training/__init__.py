@@ -6,6 +6,7 @@ A run folder holds:
 |----------------------------|---------------------------------------------------------------------------|
 | ``model/``                 | weights folder (`zoo.load`), of the moving average where there is one     |
 | ``checkpoint/``            | everything that going on needs                                            |
+| ``checkpoint-00000100/``   | with ``keep``, the checkpoints before it                                  |
 | ``metrics.jsonl``          | an object a line: ``step``, ``kind`` ("train" or "eval"), numbers by name |
 | ``run.json``               | facts of the run: ``status``, ``recipe``, ``data``, ``evaluation``, ...   |
 | ``samples/original/``      | ``0.mp4``, ...: a few held-out clips (none for a GAN)                     |
