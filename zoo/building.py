@@ -24,6 +24,7 @@ from zoo.ports import Ports, ports_of
 from zoo.precision import lower_precision
 from zoo.recipe_files import RecipeSource, Resolved, read_registry, resolve
 from zoo.recipes import PartChoice, Recipe
+from zoo.size_limits import check_values, limited_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,7 @@ def plan(recipe: str | Path | Recipe | Mapping[str, Any] | Resolved, **overrides
         offered = assembly.offers(resolved.recipe, kind, {p.part.kind: p.ports for p in parts})
         taken = inspect.signature(cls).parameters
         options = {name: value for name, value in offered.items() if name in taken} | choice.options
-        with torch.device("meta"):
+        with torch.device("meta"), limited_size():
             module = _make(part, cls, options, where)
         parts.append(PlannedPart(field, part, cls, options, ports_of(kind, choice.use, module)))
     connect(resolved.recipe, [p.ports for p in parts], resolved.where)
@@ -197,6 +198,10 @@ def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], 
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise RecipeError(f"{label} needs the option {', '.join(map(repr, missing))}")
+    try:
+        check_values(options)
+    except RecipeError as error:
+        raise RecipeError(f"{label}: {error}") from None
     try:
         hints = typing.get_type_hints(cls.__init__)
     except NameError:  # a type imported for type checkers only

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.common import ExistingFile, count, json_option, print_json
+from zoo.cli.common import ExistingFile, count, json_option, plain, print_json
 from zoo.errors import RecipeError, ZooError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def check(file: Path, as_json: bool) -> int:
         return 0 if valid else 1
     for found in recipes:
         if found["error"]:
-            click.echo(f"BAD  {found['name']}\n  {found['error']}")
+            click.echo(plain(f"BAD  {found['name']}\n  {found['error']}"))
         else:
             click.echo(f"good {found['name']}: {count(found['parameters'])} parameters")
     return 1 if bad else 0
