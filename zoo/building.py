@@ -38,7 +38,8 @@ class PlannedPart:
     ports: Ports
 
     def make(self) -> nn.Module:
-        return self.cls(**self.options)
+        """Build the part on torch's current default device."""
+        return self.cls(**_offline(self.options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +220,7 @@ def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], 
 def _make(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
     label = f"{where}{part.kind} {part.name!r}"
     try:
-        return cls(**options)
+        return cls(**_offline(options))
     except ZooError as error:
         raise type(error)(f"{label}: {error}") from error
     except (ValueError, TypeError) as error:
@@ -230,6 +231,12 @@ def _make(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: s
             f"{label} (from {part.distribution} {part.version}) broke while it was built: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _offline(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Switch off the option `pretrained` on the meta device, where weights have no values to be fetched."""
+    on_meta = torch.get_default_device().type == "meta"
+    return {**options, "pretrained": False} if on_meta and options.get("pretrained") else options
 
 
 def _check_fields(resolved: Resolved) -> None:

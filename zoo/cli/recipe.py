@@ -66,6 +66,8 @@ def _check_all(file: Path) -> list[dict[str, Any]]:
     from zoo.recipe_files import read_registry, resolve
 
     sources = read_registry(file)
+    if not sources:
+        raise RecipeError(f"{file.name}:1: there is no recipe in it")
     parents = {**catalogue().recipes, **sources}
     recipes = []
     for name, source in sources.items():
