@@ -105,15 +105,6 @@ def _terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def plain(text: str) -> str:
-    """Return a text with what would move a terminal's cursor or turn its writing round written out.
-
-    >>> plain("a\\x1b[2Jb")
-    'a\\\\x1b[2Jb'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def count(number: int) -> str:
     """Return a count in short form: 21.1M, 8.9k, 512.
 

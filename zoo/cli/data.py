@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli.common import json_option, plain, print_json, print_table
+from zoo.cli.common import json_option, print_json, print_table
+from zoo.errors import plain
 
 if TYPE_CHECKING:
     from zoo.data import FileReport

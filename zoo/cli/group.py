@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from zoo.cli.common import INTERRUPTED, plain
-from zoo.errors import OutputExistsError, RecipeError, UnknownNameError, ZooError
+from zoo.cli.common import INTERRUPTED
+from zoo.errors import OutputExistsError, RecipeError, UnknownNameError, ZooError, plain
 
 COMMANDS = {
     "list": "zoo.cli.list:list_command",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli.common import ExistingFile, count, json_option, plain, print_json
-from zoo.errors import RecipeError, ZooError
+from zoo.cli.common import ExistingFile, count, json_option, print_json
+from zoo.errors import RecipeError, ZooError, plain
 
 if TYPE_CHECKING:
     from zoo.recipe_files import Resolved

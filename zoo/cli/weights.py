@@ -16,11 +16,11 @@ from zoo.cli.common import (
     count,
     force_option,
     json_option,
-    plain,
     print_json,
     print_table,
     set_option,
 )
+from zoo.errors import plain
 
 if TYPE_CHECKING:
     from zoo.converting import Conversion

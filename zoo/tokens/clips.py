@@ -18,9 +18,10 @@ from torch import Tensor
 
 from zoo.data.clips import ClipDataset, FileClips, Source
 from zoo.data.container import Reader, reason_of
+from zoo.data.limits import Limits
 from zoo.data.sampling import Draw, finish, scaled_size
 from zoo.data.sources import open_clips
-from zoo.data.video import Limits, at_rate, nothing_decodes
+from zoo.data.video import at_rate, nothing_decodes
 from zoo.errors import DataError
 from zoo.recipes import Clip
 
