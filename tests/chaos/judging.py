@@ -85,7 +85,8 @@ class Judges:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
-        self._process.wait(20)
+        self._process.kill()  # it holds nothing that an orderly end would save
+        self._process.wait()
 
     def judge(
         self, name: str, ask: str, *args: Any, limit_s: float = 30.0, allowed: Iterable[str] = ()

@@ -333,7 +333,7 @@ EXPERIMENTS = [
         20,
         "Files that others use at the same time",
         "The umask respected; nothing overwritten without --force, by any command or in a race; 8 processes "
-        "loading or fetching one model: one copy, all equal; a file cut short under a live model does no harm",
+        "loading or fetching one model: one copy, all equal; one cut short under a live model does no harm",
         _files,
     )
 ]
