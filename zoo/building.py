@@ -24,6 +24,7 @@ from zoo.ports import Ports, ports_of
 from zoo.precision import lower_precision
 from zoo.recipe_files import RecipeSource, Resolved, read_registry, resolve
 from zoo.recipes import PartChoice, Recipe
+from zoo.size_limits import check_values, limited_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class PlannedPart:
     ports: Ports
 
     def make(self) -> nn.Module:
-        return self.cls(**self.options)
+        """Build the part on torch's current default device."""
+        return self.cls(**_offline(self.options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,7 @@ def plan(recipe: str | Path | Recipe | Mapping[str, Any] | Resolved, **overrides
         offered = assembly.offers(resolved.recipe, kind, {p.part.kind: p.ports for p in parts})
         taken = inspect.signature(cls).parameters
         options = {name: value for name, value in offered.items() if name in taken} | choice.options
-        with torch.device("meta"):
+        with torch.device("meta"), limited_size():
             module = _make(part, cls, options, where)
         parts.append(PlannedPart(field, part, cls, options, ports_of(kind, choice.use, module)))
     connect(resolved.recipe, [p.ports for p in parts], resolved.where)
@@ -198,6 +200,10 @@ def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], 
     if missing:
         raise RecipeError(f"{label} needs the option {', '.join(map(repr, missing))}")
     try:
+        check_values(options)
+    except RecipeError as error:
+        raise RecipeError(f"{label}: {error}") from None
+    try:
         hints = typing.get_type_hints(cls.__init__)
     except NameError:  # a type imported for type checkers only
         hints = {}
@@ -214,7 +220,7 @@ def check_options(part: Part, cls: type[nn.Module], options: Mapping[str, Any], 
 def _make(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: str) -> nn.Module:
     label = f"{where}{part.kind} {part.name!r}"
     try:
-        return cls(**options)
+        return cls(**_offline(options))
     except ZooError as error:
         raise type(error)(f"{label}: {error}") from error
     except (ValueError, TypeError) as error:
@@ -225,6 +231,12 @@ def _make(part: Part, cls: type[nn.Module], options: Mapping[str, Any], where: s
             f"{label} (from {part.distribution} {part.version}) broke while it was built: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _offline(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Switch off the option `pretrained` on the meta device, where weights have no values to be fetched."""
+    on_meta = torch.get_default_device().type == "meta"
+    return {**options, "pretrained": False} if on_meta and options.get("pretrained") else options
 
 
 def _check_fields(resolved: Resolved) -> None:

@@ -13,9 +13,11 @@ import difflib
 import fnmatch
 import functools
 import importlib.metadata
+import itertools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +26,23 @@ import pluggy
 
 from zoo import hookspecs
 from zoo.converters import Converter, OfferedConverter
-from zoo.errors import PluginError, UnknownNameError, ZooError
+from zoo.errors import PluginError, UnknownNameError, ZooError, plain
+from zoo.foreign_code import Clock, LateError, within_time
+from zoo.global_state import kept, own_stdout, stdout_to_stderr
 from zoo.parts import KINDS, Kind, Part, PartSpec
 
 if TYPE_CHECKING:
     from zoo.recipe_files import RecipeSource
 
 DISTRIBUTION = "zoo-video"
-IMPORT_TIMEOUT_S = 5.0
-"""Longest import of a manifest that is not ours; the variable ZOO_IMPORT_TIMEOUT_S overrides it."""
+IMPORT_TIMEOUT_S = 0.8
+"""Time that all manifests which are not ours have to load; the variable ZOO_IMPORT_TIMEOUT_S overrides it."""
+LATE_S = 10.0
+"""Longest wait for manifests that were late, once something is asked for that only they may have."""
+_MAX_OFFERED = 10_000
+_LIBRARIES = frozenset(
+    ("zoo", "torch", "torchvision", "timm", "einops", "pluggy", "safetensors", "datasets", "huggingface_hub")
+) | {"pydantic", "yaml", "click", "tqdm", "jinja2", "numpy", "av", "constriction"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Catalogue:
         self.recipes: dict[str, RecipeSource] = {}
         self.converters: list[OfferedConverter] = []
         self.problems: list[Problem] = []
+        self._late: list[_Late] = []
         self.manager = pluggy.PluginManager("zoo")
         self.manager.add_hookspecs(hookspecs)
 
@@ -88,7 +99,9 @@ class Catalogue:
         if kind not in KINDS:
             raise UnknownNameError(f"there is no kind of part {kind!r}; kinds are: {', '.join(KINDS)}")
         plugin, _, bare = name.rpartition(":")
-        offers = [p for p in self.parts if p.kind == kind and p.name == bare and plugin in ("", p.plugin)]
+        offers = self._offers(kind, plugin, bare)
+        if not offers and self._wait_for_late():
+            offers = self._offers(kind, plugin, bare)
         if len(offers) > 1:
             offers = [p for p in offers if p.distribution == DISTRIBUTION] or offers
         if len(offers) == 1:
@@ -103,6 +116,9 @@ class Catalogue:
         hint = f" There is a part of that name of kind {', '.join(elsewhere)}." if elsewhere else ""
         raise UnknownNameError(self._not_found(kind, name, known) + hint)
 
+    def _offers(self, kind: Kind, plugin: str, name: str) -> list[Part]:
+        return [p for p in self.parts if p.kind == kind and p.name == name and plugin in ("", p.plugin)]
+
     def bundled_recipes(self) -> list[str]:
         """Return the names of the recipes that come with the zoo, sorted."""
         ours = {"zoo", *(plugin.name for plugin in self.plugins if plugin.ours)}
@@ -114,10 +130,26 @@ class Catalogue:
         Raises:
             UnknownNameError: No installed plugin ships a recipe of that name.
         """
+        if name not in self.recipes:
+            self._wait_for_late()
         try:
             return self.recipes[name]
         except KeyError:
             raise UnknownNameError(self._not_found("recipe", name, self.recipes)) from None
+
+    def _wait_for_late(self) -> bool:
+        """Give manifests that did not load in time some more; say whether one has loaded since."""
+        waiting, self._late = self._late, []
+        before = len(self.plugins)
+        deadline = time.monotonic() + LATE_S
+        for late in waiting:
+            late.thread.join(max(0.0, deadline - time.monotonic()))
+            if late.thread.is_alive():
+                self._late.append(late)
+            else:
+                self.problems.remove(late.problem)
+                _take(self, late.plugin, late.result)
+        return len(self.plugins) > before
 
     def resolve_weights(self, reference: str) -> Path | None:
         """Ask the plugins for the folder behind a weights reference; None when none knows it."""
@@ -137,6 +169,25 @@ class Catalogue:
                         outcome = [impl.function(**{name: arguments[name] for name in impl.argnames})]
                     yield from ((plugin, value) for value in outcome)
 
+    def offered(self, plugin: Plugin, hook: str, of: str, **arguments: Any) -> list[Any]:
+        """Call a hook of a plugin that lists what it offers; in time, if the plugin is not ours."""
+        manifest = self.manager.get_plugin(plugin.name)
+        found: list[Any] = []
+
+        def call() -> None:
+            for impl in getattr(self.manager.hook, hook).get_hookimpls():
+                if impl.plugin is manifest:
+                    made = impl.function(**{name: arguments[name] for name in impl.argnames})
+                    found.extend(_sequence(made, hook, of))
+
+        with isolated(self, plugin, hook):
+            if plugin.ours:
+                call()
+            else:
+                within_time(call, Clock.least(), f"{hook} did not return")
+            return found
+        return []
+
     def _not_found(self, what: str, name: str, known: Iterable[str]) -> str:
         known = sorted(set(known))
         message = f"no {what} is called {name!r}"
@@ -154,22 +205,12 @@ def catalogue() -> Catalogue:
     result = Catalogue()
     disabled, allowed = _names("ZOO_DISABLE"), _names("ZOO_PLUGINS")
     _add_recipe_file(result, Plugin("zoo", DISTRIBUTION, "", "zoo", ours=True), registry_path())
-    for entry, distribution, version in _entry_points():
+    Clock.start(_import_timeout_s())
+    for entry, distribution, version in _entry_points(result):
         if entry.name not in disabled and (not allowed or entry.name in allowed):
             ours = _same(distribution, DISTRIBUTION)
             _add(result, Plugin(entry.name, distribution, version, entry.value, ours), entry)
-    for plugin, offered in result.call("zoo_parts", api_version=hookspecs.API_VERSION):
-        with isolated(result, plugin, "zoo_parts"):
-            for spec in _sequence(offered, "zoo_parts", "PartSpec"):
-                _add_part(result, plugin, spec)
-    for plugin, offered in result.call("zoo_converters", api_version=hookspecs.API_VERSION):
-        with isolated(result, plugin, "zoo_converters"):
-            for spec in _sequence(offered, "zoo_converters", "Converter"):
-                _add_converter(result, plugin, spec)
-    for plugin, offered in result.call("zoo_recipes"):
-        with isolated(result, plugin, "zoo_recipes"):
-            for path in _sequence(offered, "zoo_recipes", "paths"):
-                _add_recipe_file(result, plugin, Path(path))
+    own_stdout()
     return result
 
 
@@ -202,12 +243,23 @@ def _same(a: str, b: str) -> bool:
     return a.lower().replace("_", "-") == b.lower().replace("_", "-")
 
 
-def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, str, str]]:
+def _entry_points(result: Catalogue) -> list[tuple[importlib.metadata.EntryPoint, str, str]]:
     """Entry points of the group with their distribution and version, ours first, then by name."""
+    entries: list[importlib.metadata.EntryPoint] = []
+    try:
+        entries += importlib.metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP)
+    except Exception:  # the files of one distribution are damaged: read the others
+        for one in importlib.metadata.distributions():
+            where = str(getattr(one, "_path", "unknown"))
+            with isolated(result, Plugin("unknown", where, "", "", ours=False), "metadata"):
+                entries += one.entry_points.select(group=hookspecs.ENTRY_POINT_GROUP)
     found = []
-    for entry in importlib.metadata.entry_points(group=hookspecs.ENTRY_POINT_GROUP):
-        distribution = entry.dist.name if entry.dist else "unknown"
-        found.append((entry, distribution, entry.dist.version if entry.dist else "unknown"))
+    for entry in entries:
+        distribution, version = "unknown", "unknown"
+        with contextlib.suppress(Exception):  # what is not told is unknown
+            if entry.dist is not None:
+                distribution, version = str(entry.dist.name), str(entry.dist.version)
+        found.append((entry, distribution, version))
     return sorted(found, key=lambda item: (not _same(item[1], DISTRIBUTION), item[1], item[0].name))
 
 
@@ -221,9 +273,50 @@ def _add(result: Catalogue, plugin: Plugin, entry: importlib.metadata.EntryPoint
         return
     manifest = None
     with isolated(result, plugin, "import"):
-        manifest = entry.load() if plugin.ours else _within_time(entry.load, _import_timeout_s())
-    if manifest is None:
-        return
+        if plugin.ours:
+            manifest = entry.load()
+        else:
+            _check_module(entry.value)
+            manifest = _foreign(result, plugin, entry.load)
+    if manifest is not None:
+        _take_manifest(result, plugin, manifest)
+
+
+def _check_module(manifest: str) -> None:
+    """Refuse a manifest in a module of Python's or a library's name, which is not the plugin's to fill."""
+    top = manifest.partition(":")[0].partition(".")[0]
+    if top in sys.stdlib_module_names or top in _LIBRARIES:
+        raise PluginError(f"its manifest is in {manifest!r}, and {top} is the name of a library; rename it")
+
+
+def _foreign(result: Catalogue, plugin: Plugin, load: Callable[[], Any]) -> Any:
+    """Import a manifest that is not ours: in time, and what it changes of the process is put back."""
+    with kept() as changed:
+        try:
+            manifest = within_time(load, Clock.least(), "its manifest did not import")
+        except LateError as late:
+            result.problems.append(Problem(plugin.name, plugin.distribution, "import", str(late)))
+            result._late.append(_Late(plugin, late.thread, late.result, result.problems[-1]))
+            manifest = None
+    if changed:
+        what = ", ".join(sorted(changed)[:8])
+        text = f"importing it changed {what}; that was put back, and a manifest must change nothing"
+        result.problems.append(Problem(plugin.name, plugin.distribution, "import", text))
+    return manifest
+
+
+def _take(result: Catalogue, plugin: Plugin, outcome: Callable[[], Any]) -> None:
+    """Take a manifest that has loaded at last."""
+    manifest = None
+    with isolated(result, plugin, "import"):
+        manifest = outcome()
+    if manifest is not None:
+        Clock.start(_import_timeout_s())
+        _take_manifest(result, plugin, manifest)
+
+
+def _take_manifest(result: Catalogue, plugin: Plugin, manifest: Any) -> None:
+    """Register a manifest and take what it offers."""
     with isolated(result, plugin, "register"):
         result.manager.register(manifest, name=plugin.name)
         result.plugins.append(plugin)
@@ -232,6 +325,15 @@ def _add(result: Catalogue, plugin: Plugin, entry: importlib.metadata.EntryPoint
         if unknown or not callers:
             known = ", ".join(name for name in vars(hookspecs) if name.startswith("zoo_"))
             raise PluginError(f"implements {', '.join(unknown) or 'nothing'}; the hooks are: {known}")
+    if plugin not in result.plugins:
+        return
+    version = hookspecs.API_VERSION
+    for spec in result.offered(plugin, "zoo_parts", "PartSpec", api_version=version):
+        _add_part(result, plugin, spec)
+    for spec in result.offered(plugin, "zoo_converters", "Converter", api_version=version):
+        _add_converter(result, plugin, spec)
+    for path in result.offered(plugin, "zoo_recipes", "paths"):
+        _add_recipe_file(result, plugin, path)
 
 
 def _sequence(offered: Any, hook: str, of: str) -> Sequence[Any]:
@@ -239,7 +341,10 @@ def _sequence(offered: Any, hook: str, of: str) -> Sequence[Any]:
         return ()
     if isinstance(offered, str | bytes | dict) or not isinstance(offered, Iterable):
         raise PluginError(f"{hook} returned {type(offered).__name__}; it must return a list of {of}")
-    return list(offered)
+    listed = list(itertools.islice(offered, _MAX_OFFERED + 1))
+    if len(listed) > _MAX_OFFERED:
+        raise PluginError(f"{hook} returned more than {_MAX_OFFERED:,} {of}")
+    return listed
 
 
 def _add_part(result: Catalogue, plugin: Plugin, spec: Any) -> None:
@@ -271,11 +376,11 @@ def _add_converter(result: Catalogue, plugin: Plugin, spec: Any) -> None:
             result.converters.append(OfferedConverter(spec, plugin.name, plugin.distribution))
 
 
-def _add_recipe_file(result: Catalogue, plugin: Plugin, path: Path) -> None:
+def _add_recipe_file(result: Catalogue, plugin: Plugin, path: str | Path) -> None:
     from zoo.recipe_files import read_registry
 
     with isolated(result, plugin, "zoo_recipes"):
-        for name, source in read_registry(path, plugin=plugin.name).items():
+        for name, source in read_registry(Path(path), plugin=plugin.name).items():
             other = result.recipes.setdefault(name, source)
             if other is not source and other.data != source.data:
                 with isolated(result, plugin, "zoo_recipes"):
@@ -288,38 +393,32 @@ def _add_recipe_file(result: Catalogue, plugin: Plugin, path: Path) -> None:
 def isolated(result: Catalogue, plugin: Plugin, stage: str) -> Iterator[None]:
     """Turn an exception into a problem, and keep what the plugin prints out of our standard output."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.nullcontext() if plugin.ours else stdout_to_stderr():
             yield
     except (Exception, SystemExit) as error:
         if os.environ.get("ZOO_STRICT") == "1":
             raise
-        text = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
-        result.problems.append(Problem(plugin.name, plugin.distribution, stage, text))
+        text = str(error) if isinstance(error, ZooError) else first_words(error)
+        result.problems.append(Problem(plugin.name, plugin.distribution, stage, plain(text)))
+
+
+def first_words(error: BaseException) -> str:
+    """Say what a plugin raised; what it says may break too."""
+    try:
+        return f"{type(error).__name__}: {error}"[:2000]
+    except Exception:
+        return type(error).__name__
 
 
 def _import_timeout_s() -> float:
     return float(os.environ.get("ZOO_IMPORT_TIMEOUT_S", IMPORT_TIMEOUT_S))
 
 
-def _within_time(load: Callable[[], Any], timeout_s: float) -> Any:
-    """Call `load` in a thread of its own and give up on it after a while."""
-    outcome: list[tuple[Any, BaseException | None]] = []
+@dataclasses.dataclass(frozen=True)
+class _Late:
+    """A manifest that is still loading."""
 
-    def run() -> None:
-        try:
-            outcome.append((load(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run, name="zoo-plugin-import", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if not outcome:
-        raise PluginError(
-            f"its manifest did not import within {timeout_s:g} s; a manifest must import no model code "
-            "(ZOO_IMPORT_TIMEOUT_S raises the limit)"
-        )
-    value, error = outcome[0]
-    if error is not None:
-        raise error if isinstance(error, Exception | SystemExit) else PluginError(repr(error))
-    return value
+    plugin: Plugin
+    thread: threading.Thread
+    result: Callable[[], Any]
+    problem: Problem

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def plain(text: str) -> str:
+    """Return a text with what would move a terminal's cursor or turn its writing round written out.
+
+    >>> plain("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 class ZooError(ValueError):
     """Base of every error that is the caller's to mend; the command line prints it without a traceback."""
 

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -41,11 +42,12 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir()  # with the permissions that the umask gives, which tell those of what is put in it
     try:
         yield temporary
-        _settle(temporary)
-        _put_in_place(temporary, path)
+        _settle(temporary, temporary.stat().st_mode & 0o777)
+        _put_in_place(temporary, path, force=force)
     except OSError as error:
         raise named(error, path) from None
     finally:
@@ -61,13 +63,15 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     refuse_existing(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(path)
+    temporary.touch(exist_ok=False)
     try:
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
-        _settle(temporary)
-        temporary.replace(path)
+        temporary.chmod(mode)
+        _sync(temporary)
+        if force or not _link(temporary, path):
+            temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
         raise named(error, path) from None
@@ -102,15 +106,33 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _settle(path: Path) -> None:
-    """Give a tree the permissions of the umask and sync it to disk."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for item in sorted(path.rglob("*")) if path.is_dir() else []:
-        item.chmod((0o777 if item.is_dir() else 0o666) & ~umask)
+def _beside(path: Path) -> Path:
+    """Return a name that nobody else uses, in the folder of a path and with its suffix."""
+    return path.with_name(f".{path.stem[:100]}.tmp-{secrets.token_hex(6)}{path.suffix}")
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless somebody else has taken it since; say whether the disk has links.
+
+    Raises:
+        OutputExistsError: It is taken.
+    """
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        refuse_existing(path, force=False)
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _settle(folder: Path, mode: int) -> None:
+    """Give what lies in a folder the permissions that go with the folder's own, and sync it to disk."""
+    for item in sorted(folder.rglob("*")):
+        item.chmod(mode if item.is_dir() else mode & 0o666)
         _sync(item)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
-    _sync(path)
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:
@@ -121,9 +143,14 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def _put_in_place(temporary: Path, path: Path, *, force: bool) -> None:
+    refuse_existing(path, force=force)
     if not path.exists():
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError:  # somebody else has made it since
+            refuse_existing(path, force=False)
+            raise
     elif not _exchange(temporary, path):
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
         path.rename(aside / "old")

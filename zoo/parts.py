@@ -65,6 +65,12 @@ class PartSpec:
             )
         if not isinstance(self.summary, str) or not self.summary.strip():
             raise PluginError(f"{self.kind} {self.name!r} has no summary")
+        for field in ("summary", "paper", "license"):
+            text = getattr(self, field)
+            if text is not None and not (type(text) is str and text.isprintable() and len(text) <= 500):
+                raise PluginError(
+                    f"{field} of {self.kind} {self.name!r} must be one line of at most 500 letters"
+                )
         if not isinstance(self.example, Mapping):
             raise PluginError(f"example of {self.kind} {self.name!r} must be a mapping of options")
         object.__setattr__(self, "example", MappingProxyType(dict(self.example)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 12
 MAX_EXTENDS = 8
+MAX_VALUES = 20_000
+MAX_TEXT = 2000
+MAX_PROBLEMS = 20
 _OF_ONE_MODEL = ("parameters", "results", "published")  # not true of a recipe that extends or changes it
 PART_FIELDS = ("encoder", "quantizer", "decoder", "generator", "discriminator")
 TOKENIZER_FIELDS = ("encoder", "quantizer", "decoder", "pre_quant", "post_quant")
@@ -96,8 +100,10 @@ def read_registry(path: Path, *, plugin: str = "") -> dict[str, RecipeSource]:
     result = {}
     for name, fields in top.items():
         where = lines["recipes", name]
-        if not _NAME.fullmatch(name):
-            raise RecipeError(f"{where}: recipe name {name!r}: use lower-case letters and digits joined by -")
+        if not _NAME.fullmatch(name) or len(name) > 100:
+            raise RecipeError(
+                f"{where}: recipe name {name[:100]!a}: use lower-case letters and digits joined by -"
+            )
         if not isinstance(fields, dict):
             raise RecipeError(f"{where}: recipe {name!r} must be a mapping; found {fields!r}")
         result[name] = RecipeSource(name, fields, inside[name], plugin)
@@ -256,6 +262,8 @@ def validate(data: Mapping[str, Any], lines: Lines) -> Recipe:
             where = locate(lines, path)
             text = f"{where + ': ' if where else ''}{'.'.join(map(str, path)) or 'recipe'}: "
             problems.append(text + _sentence(item, path))
+        if len(problems) > MAX_PROBLEMS:
+            problems[MAX_PROBLEMS:] = [f"... and {len(problems) - MAX_PROBLEMS} more"]
         raise RecipeError("\n".join(problems)) from None
 
 
@@ -326,6 +334,7 @@ class _Builder:
         self.name = name
         self.events = events
         self.lines: Lines = {}
+        self.count = 0
 
     def fail(self, event: yaml.Event, message: str) -> RecipeError:
         return RecipeError(f"{self.name}:{_line(event)}: {message}")
@@ -349,8 +358,11 @@ class _Builder:
         if getattr(event, "tag", None):
             raise self.fail(event, f"the tag {event.tag!r} is not allowed; use plain values")  # type: ignore[attr-defined]
         self.lines[path] = f"{self.name}:{_line(event)}"
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise self.fail(event, f"more than {MAX_VALUES:,} values; a registry file has fewer")
         if isinstance(event, yaml.ScalarEvent):
-            return _scalar(event.value) if event.implicit[0] else event.value
+            return self.scalar(event)
         if isinstance(event, yaml.SequenceStartEvent):
             items: list[Any] = []
             while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
@@ -363,9 +375,27 @@ class _Builder:
             self.lines[*path, key] = f"{self.name}:{_line(event)}"
         return mapping
 
+    def scalar(self, event: yaml.ScalarEvent) -> Any:
+        """Return what a text, number or word means."""
+        self.text(event)
+        value = _scalar(event.value) if event.implicit[0] else event.value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.fail(event, f"the number {event.value} is too large")
+        return value
+
+    def text(self, event: yaml.ScalarEvent) -> None:
+        """Refuse what a terminal would not show as it is, and what is too long for a recipe."""
+        if len(event.value) > MAX_TEXT:
+            raise self.fail(event, f"a text of {len(event.value):,} letters; at most {MAX_TEXT:,} are read")
+        if not event.value.replace("\n", "").isprintable():
+            raise self.fail(
+                event, f"letters that cannot be seen, or that move a cursor: {event.value[:100]!a}"
+            )
+
     def key(self, event: yaml.Event, mapping: dict[str, Any]) -> str:
         if not isinstance(event, yaml.ScalarEvent) or event.tag or event.anchor:
             raise self.fail(event, "a key must be a plain word")
+        self.text(event)
         if event.value in mapping:
             raise self.fail(event, f"the key {event.value!r} stands twice")
         if event.value == "<<":

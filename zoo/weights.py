@@ -7,26 +7,31 @@ before a model changes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from zoo import plain_json
 from zoo.assemblies import Assembly
 from zoo.building import Plan, plan
 from zoo.discovery import DISTRIBUTION, catalogue
 from zoo.errors import UnknownNameError, WeightsError, ZooError
 from zoo.files import new_folder, sha256
+from zoo.model_files import compare_hash, inside, not_finite, open_files, places_of, read_verified
 from zoo.precision import lower_precision
 from zoo.recipe_files import PART_FIELDS
+from zoo.safetensors_files import Place, SafetensorsFile
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -108,10 +113,11 @@ def load(
     config = read_config(folder)
     checked = _plan(folder, config)
     checked = dataclasses.replace(checked, name=config["name"])
-    tensors = _read_verified(folder, config["weights"])
-    with torch.device("meta"):
-        model = checked.make()
-    _check_same(tensors, model.state_dict(), str(folder))
+    with open_files(folder, config["weights"]) as files:
+        with torch.device("meta"):
+            model = checked.make()
+        _check_same(places_of(files), model.state_dict(), str(folder))
+        tensors = read_verified(files, config["weights"])
     # The weights are built for real, not assigned over meta tensors: a part may hold tensors that are
     # not in its state dict.
     with torch.random.fork_rng(devices=[]):
@@ -151,8 +157,10 @@ def load_weights(model: Assembly, reference: str | Path) -> None:
         WeightsError: As `load`, or the tensors are not those of the model. The model is as it was.
     """
     folder = find_folder(reference)
-    tensors = _read_verified(folder, read_config(folder)["weights"])
-    _check_same(tensors, model.state_dict(), str(folder))
+    digests = read_config(folder)["weights"]
+    with open_files(folder, digests) as files:
+        _check_same(places_of(files), model.state_dict(), str(folder))
+        tensors = read_verified(files, digests)
     model.load_state_dict(tensors)
 
 
@@ -175,7 +183,9 @@ def load_parts(model: Assembly, init: Mapping[str, str | Path]) -> None:
             names = ", ".join(name for name, child in model.named_children() if child.state_dict())
             raise WeightsError(f"init: this model has no part {part!r} with weights; it has: {names}")
         folder = find_folder(reference)
-        tensors = _read_verified(folder, read_config(folder)["weights"])
+        digests = read_config(folder)["weights"]
+        with open_files(folder, digests) as files:
+            tensors = read_verified(files, digests)
         if part == "tokenizer":  # a whole model there is a part here
             tensors = {f"tokenizer.{k}": v for k, v in tensors.items() if not k.startswith("discriminator.")}
         theirs = {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}
@@ -227,11 +237,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise WeightsError(f"{folder} is not a model folder: it has no {CONFIG}")
+    inside(folder, CONFIG)
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise WeightsError(f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = plain_json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
         raise WeightsError(f"{path}: not valid JSON: {error}") from error
     fields = {"format": int, "name": str, "recipe": dict, "provided_by": dict, "weights": dict}
     for field, kind in fields.items():
@@ -239,7 +250,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise WeightsError(f"{path}: {field!r} is missing or not a {kind.__name__}")
     if not isinstance(config.get("labels", []), list):
         raise WeightsError(f"{path}: 'labels' is not a list")
-    if config["format"] != FORMAT:
+    if type(config["format"]) is not int or config["format"] != FORMAT:
         raise WeightsError(
             f"{path}: format {config['format']}; this version reads {FORMAT}: pip install -U {DISTRIBUTION}"
         )
@@ -269,23 +280,32 @@ def check(path: str | Path) -> WeightsReport:
     """Check a model folder or a single safetensors file without building a model on real memory."""
     path = Path(path)
     warnings: list[str] = []
-    tensors: dict[str, Tensor] = {}
+    places: dict[str, Place] = {}
     try:
-        if path.is_dir():
-            folder = find_folder(path)
-            config = read_config(folder)
-            tensors = _read_verified(folder, config["weights"])
-            with torch.device("meta"):
-                model = _plan(folder, config).make()
-            _check_same(tensors, model.state_dict(), str(folder))
-        else:
-            tensors = _read_file(path)
+        with contextlib.ExitStack() as stack:
+            if path.is_dir():
+                folder = find_folder(path)
+                config = read_config(folder)
+                files = stack.enter_context(open_files(folder, config["weights"]))
+                places = places_of(files)
+                with torch.device("meta"):
+                    model = _plan(folder, config).make()
+                _check_same(places, model.state_dict(), str(folder))
+                for file in files:
+                    compare_hash(file, file.sha256(), config["weights"])
+            else:
+                files = [stack.enter_context(SafetensorsFile(path))]
+                places = places_of(files)
+            warnings += [
+                f"{name} holds NaN or infinite values" for file in files for name in not_finite(file)
+            ]
     except WeightsError as error:
-        return WeightsReport(str(path), str(error).split("\n"), [], len(tensors), _numel(tensors))
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            warnings.append(f"{name} holds NaN or infinite values")
-    return WeightsReport(str(path), [], warnings, len(tensors), _numel(tensors))
+        return WeightsReport(str(path), str(error).split("\n"), [], len(places), _values(places))
+    return WeightsReport(str(path), [], warnings, len(places), _values(places))
+
+
+def _values(places: Mapping[str, Place]) -> int:
+    return sum(math.prod(place.shape) for place in places.values())
 
 
 def _numel(tensors: Mapping[str, Tensor]) -> int:
@@ -321,57 +341,7 @@ def _shards(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]
         yield f"model-{i:05d}-of-{len(groups):05d}.safetensors", group
 
 
-def _read_verified(folder: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Read the weights files of a folder after comparing their hashes."""
-    tensors: dict[str, Tensor] = {}
-    if not files:
-        raise WeightsError(f"{folder / CONFIG}: names no weights file")
-    for name, digest in files.items():
-        path = folder / name
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise WeightsError(
-                f"{folder / CONFIG}: {name!r} is not the name of a safetensors file in the folder"
-            )
-        shard = _read_file(path)
-        if sha256(path) != digest:
-            raise WeightsError(
-                f"{path}: SHA-256 differs from the one in {CONFIG}: the file was changed or damaged; "
-                "fetch or save the model again"
-            )
-        if twice := tensors.keys() & shard.keys():
-            raise WeightsError(f"{path}: holds tensors that another file holds too: {_some(twice)}")
-        tensors |= shard
-    return tensors
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, saying what it is when it is something else."""
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: there is no such file" if not path.exists() else f"{path}: not a regular file"
-        )
-    with path.open("rb") as file:
-        head = file.read(256)
-    foreign = {
-        b"PK\x03\x04": "a zip archive, as torch.save writes",
-        b"\x80": "a Python pickle, which may run code",
-        b"version https://git-lfs": "a Git LFS pointer: the weights themselves were not fetched",
-        b"<": "an HTML or XML page",
-        b"\x89HDF": "an HDF5 file",
-    }
-    for magic, what in foreign.items():
-        if head.startswith(magic) and head[8:9] != b"{":
-            raise WeightsError(f"{path}: is {what}; it is not safetensors and is not read")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise WeightsError(
-            f"{path}: not a whole safetensors file ({path.stat().st_size:,} bytes): {error}"
-        ) from error
-
-
-def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], label: str) -> None:
+def _check_same(found: Mapping[str, Tensor | Place], wanted: Mapping[str, Tensor], label: str) -> None:
     """Refuse tensors whose names, shapes or dtypes are not exactly those wanted."""
     problems = []
     if missing := wanted.keys() - found.keys():
@@ -380,7 +350,7 @@ def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], label
         problems.append(f"{label}: {len(extra)} tensors are not of this model: {_some(extra)}")
     for name in sorted(wanted.keys() & found.keys()):
         a, b = found[name], wanted[name]
-        if a.shape != b.shape or a.dtype != b.dtype:
+        if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
             problems.append(
                 f"{label}: {name} is {a.dtype} {tuple(a.shape)}; the model has {b.dtype} {tuple(b.shape)}"
             )
@@ -390,7 +360,9 @@ def _check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], label
 
 
 def _some(names: Any, most: int = 4) -> str:
-    ordered = sorted(names)
+    ordered = [
+        ascii(name)[1:-1] for name in sorted(names)
+    ]  # a look-alike letter shows, an escape does nothing
     return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "")
 
 

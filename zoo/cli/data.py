@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.common import json_option, print_json, print_table
+from zoo.errors import plain
 
 if TYPE_CHECKING:
     from zoo.data import FileReport
@@ -53,10 +54,10 @@ def check(source: str, as_json: bool) -> int:
 def _print(reports: list[FileReport], bad: list[FileReport]) -> None:
     good = [report for report in reports if report.ok]
     for report in bad:
-        click.echo(f"BAD  {report.source}\n  {report.reason}")
+        click.echo(plain(f"BAD  {report.source}\n  {report.reason}"))
     for report in good:
         if report.notes:
-            click.echo(f"odd  {report.source}: {'; '.join(report.notes)}")
+            click.echo(plain(f"odd  {report.source}: {'; '.join(report.notes)}"))
     minutes = sum(report.duration_s for report in good) / 60
     frames = sum(report.num_frames for report in good)
     click.echo(f"\n{len(good)} of {len(reports)} videos are usable: {frames:,} frames, {minutes:.1f} minutes")

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from zoo.cli.common import INTERRUPTED
-from zoo.errors import OutputExistsError, RecipeError, UnknownNameError, ZooError
+from zoo.errors import OutputExistsError, RecipeError, UnknownNameError, ZooError, plain
 
 COMMANDS = {
     "list": "zoo.cli.list:list_command",
@@ -85,7 +85,7 @@ class ZooGroup(click.Group):
             message = explain(error)
             if message is None or os.environ.get("ZOO_DEBUG", "0") not in ("", "0"):
                 raise
-            click.echo(f"Error: {message}", err=True)
+            click.echo(f"Error: {plain(message)}", err=True)
             ctx.exit(exit_code(error))
         ctx.exit(code if isinstance(code, int) else 0)
 

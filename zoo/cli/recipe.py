@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli.common import ExistingFile, count, json_option, print_json
-from zoo.errors import RecipeError, ZooError
+from zoo.errors import RecipeError, ZooError, plain
 
 if TYPE_CHECKING:
     from zoo.recipe_files import Resolved
@@ -50,7 +50,7 @@ def check(file: Path, as_json: bool) -> int:
         return 0 if valid else 1
     for found in recipes:
         if found["error"]:
-            click.echo(f"BAD  {found['name']}\n  {found['error']}")
+            click.echo(plain(f"BAD  {found['name']}\n  {found['error']}"))
         else:
             click.echo(f"good {found['name']}: {count(found['parameters'])} parameters")
     return 1 if bad else 0
@@ -66,6 +66,8 @@ def _check_all(file: Path) -> list[dict[str, Any]]:
     from zoo.recipe_files import read_registry, resolve
 
     sources = read_registry(file)
+    if not sources:
+        raise RecipeError(f"{file.name}:1: there is no recipe in it")
     parents = {**catalogue().recipes, **sources}
     recipes = []
     for name, source in sources.items():

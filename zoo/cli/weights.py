@@ -20,6 +20,7 @@ from zoo.cli.common import (
     print_table,
     set_option,
 )
+from zoo.errors import plain
 
 if TYPE_CHECKING:
     from zoo.converting import Conversion
@@ -56,9 +57,9 @@ def check(path: Path, as_json: bool) -> int:
         print_json({**dataclasses.asdict(found), "valid": not found.problems})
         return 1 if found.problems else 0
     for problem in found.problems:
-        click.echo(f"BAD  {problem}")
+        click.echo(plain(f"BAD  {problem}"))
     for warning in found.warnings:
-        click.echo(f"odd  {warning}")
+        click.echo(plain(f"odd  {warning}"))
     if not found.problems:
         click.echo(f"good {found.path}: {found.num_tensors} tensors, {found.num_values:,} numbers")
     return 1 if found.problems else 0
@@ -127,7 +128,7 @@ def convert(
     else:
         _show(found)
     for problem in found.problems:
-        click.echo(f"Error: {problem}", err=True)
+        click.echo(plain(f"Error: {problem}"), err=True)
     return 1 if found.problems else 0
 
 

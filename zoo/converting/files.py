@@ -7,13 +7,13 @@ import struct
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zoo.converting.names import name_tensors
 from zoo.converting.torch_files import OldFile, ZipFile
 from zoo.errors import WeightsError
 from zoo.files import sha256
+from zoo.safetensors_files import SafetensorsFile
 
 _NOT_READ = {
     b"version https://git-lfs": "a Git LFS pointer: the weights themselves were not fetched",
@@ -108,10 +108,10 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"not a whole safetensors file: {error}; fetch it again") from error
+        with SafetensorsFile(path) as file:
+            tensors, _ = file.read()
+    except WeightsError as error:
+        raise WeightsError(f"{str(error).removeprefix(f'{path}: ')}; fetch it again") from error
     if not tensors:
         raise WeightsError("no tensors in it")
     return tensors

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from zoo.data.check import FileReport, check_data, iter_check
     from zoo.data.clips import ClipDataset, ClipItem
     from zoo.data.demo import demo_clips
+    from zoo.data.limits import Limits
     from zoo.data.loader import Batch, make_loader
     from zoo.data.sources import open_clips
     from zoo.data.stream import ClipStream
     from zoo.data.video import (
         Frame,
-        Limits,
         Video,
         VideoInfo,
         iter_frames,

@@ -14,10 +14,8 @@ from zoo.data.demo import demo_clips
 from zoo.data.folders import find_files
 from zoo.data.hub import Columns, Rows, choose_split, is_saved, open_local
 from zoo.data.reach import Reach
-from zoo.data.video import Limits, nothing_decodes
+from zoo.data.video import nothing_decodes
 from zoo.errors import DataError
-
-_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -116,12 +114,10 @@ def _read(reader: Reader, name: str) -> FileReport:
     for time_s, picture in reader.pictures():
         if first is None:
             first = picture
-            reader.rgb(picture)
+            reader.rgb(picture, lambda height, width: (min(height, 256), min(width, 256)))
         sizes.add((picture.width, picture.height))
         num += 1
         last_s = max(last_s, time_s)
-        if num > _LIMITS.max_frames:
-            raise DataError(f"{reader.name}: more than {_LIMITS.max_frames} frames")
     if first is None:
         raise nothing_decodes(reader)
     turns = quarter_turns(first)

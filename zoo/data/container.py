@@ -26,6 +26,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from zoo.data.limits import FREE_PIXELS, Limits, grant_memory
 from zoo.errors import DataError
 
 VideoSource = str | os.PathLike[str] | bytes
@@ -84,11 +85,21 @@ def open_bytes(source: VideoSource) -> BinaryIO:
 class _Unnamed(io.RawIOBase):
     """A stream without a name: FFmpeg guesses patterns and formats from names, content is enough."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, max_silence: int) -> None:
         self._file = file
+        self._max_silence = max_silence
+        self.silence = 0
+        """Bytes read since the last frame."""
+
+    @property
+    def over(self) -> bool:
+        """Whether so much was read without a frame that the file counts as ended."""
+        return self.silence > self._max_silence
 
     def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
+        data = b"" if self.over else self._file.read(size)
+        self.silence += len(data)
+        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
@@ -112,7 +123,7 @@ class Reader:
 
     Args:
         source: Path or bytes.
-        max_pixels: Pictures with more pixels are refused before they are decoded.
+        limits: What it may cost; pictures that are too large are refused before they are decoded.
 
     Attributes:
         name: What messages call it.
@@ -125,13 +136,15 @@ class Reader:
         DataError: There is no video in it, with the reason.
     """
 
-    def __init__(self, source: VideoSource, *, max_pixels: int = 64_000_000) -> None:
+    def __init__(self, source: VideoSource, *, limits: Limits | None = None) -> None:
         self.name = name_of(source)
         self.num_damaged = 0
-        self._max_pixels = max_pixels
+        self._limits = limits or Limits()
+        self._num_frames = self._num_pixels = self._num_bytes = 0
         self._origin: float | None = None
         self._converter = VideoReformatter()
         self._file = open_bytes(source)
+        grant_memory(self._limits)
         try:
             self._open()
         except BaseException:
@@ -140,8 +153,13 @@ class Reader:
 
     def _open(self) -> None:
         try:
+            self._stream_in = _Unnamed(self._file, self._limits.max_silence)
             self._container: Any = av.open(
-                _Unnamed(self._file), mode="r", metadata_errors="replace", io_open=_refuse
+                self._stream_in,
+                mode="r",
+                metadata_errors="replace",
+                io_open=_refuse,
+                options={"max_pixels": str(self._limits.max_pixels)},
             )
         except (av.FFmpegError, DataError, OSError, ValueError) as error:
             raise DataError(f"{self.name}: not a readable video ({_short(error)})") from None
@@ -165,6 +183,8 @@ class Reader:
             raise DataError(f"{self.name}: its video codec is unknown to FFmpeg")
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.thread_count = 1
+        # FFmpeg looks at it before it takes memory for a frame, also where the size changes on the way.
+        stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
         self._stream: Any = stream
         self.codec: str = stream.codec_context.name
         rate = stream.average_rate or stream.guessed_rate
@@ -177,9 +197,25 @@ class Reader:
             self.header_s = container.duration / 1e6
 
     def _check_size(self, width: int, height: int) -> None:
-        if width * height > self._max_pixels:
+        if width * height > self._limits.max_pixels:
             raise DataError(
-                f"{self.name}: {width}x{height} is more than the {self._max_pixels} pixels allowed"
+                f"{self.name}: {width}x{height} is more than the {self._limits.max_pixels} pixels allowed "
+                "(ZOO_MAX_PIXELS)"
+            )
+
+    def _count(self, picture: Any) -> None:
+        """Refuse a file that unfolds beyond what its size can be worth."""
+        self._check_size(picture.width, picture.height)
+        self._num_frames += 1
+        self._num_pixels += picture.width * picture.height
+        limits = self._limits
+        if self._num_frames > limits.max_frames:
+            raise DataError(f"{self.name}: more than {limits.max_frames} frames (ZOO_MAX_FRAMES)")
+        if self._num_pixels > FREE_PIXELS + limits.max_unfolding * self._num_bytes:
+            raise DataError(
+                f"{self.name}: {self._num_frames} frames of {picture.width}x{picture.height} out of "
+                f"{self._num_bytes:,} bytes; at most {limits.max_unfolding:,} pixels a byte are allowed "
+                "(ZOO_MAX_UNFOLDING)"
             )
 
     @property
@@ -227,30 +263,40 @@ class Reader:
         period = 1.0 / self.fps
         last = -period + (self._origin or 0.0)
         corrupt = 0
+        self._num_frames = self._num_pixels = self._num_bytes = 0
         packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets, None)
                 if packet is None:
-                    return
+                    break
+                self._num_bytes += packet.size
                 pictures = packet.decode()
             except (av.FFmpegError, DataError, ValueError, OSError) as error:
                 self.num_damaged += 1
                 corrupt += 1
                 # A demuxer that raised is over; one that goes on for ever is hostile.
                 if isinstance(error, DataError) or corrupt > _CORRUPT_LIMIT:
-                    return
+                    break
                 continue
             for picture in pictures:
-                self._check_size(picture.width, picture.height)
+                self._count(picture)
+                self._stream_in.silence = 0
                 time_s = picture.time if picture.time is not None else last + period
                 if self._origin is None:
                     self._origin = time_s
                 last = time_s
                 yield Decoded(time_s - self._origin, picture)
+        if self._stream_in.over:
+            raise DataError(
+                f"{self.name}: more than {self._limits.max_silence:,} bytes without a frame (ZOO_MAX_SILENCE)"
+            )
 
     def last_time_s(self) -> float:
-        """Find the time of the last packet without decoding; then start again from the first picture."""
+        """Find the time of the last packet without decoding; then start again from the first picture.
+
+        Of a file beyond the limit on bytes without a frame, that of the last packet within.
+        """
         if self._origin is not None:
             self._seek(0.0)
         times: list[float] = []

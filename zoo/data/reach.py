@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.container import VideoSource, first_line
-from zoo.data.video import Limits
+from zoo.data.limits import Limits
 from zoo.errors import DataError
 
 _ARCHIVES = frozenset({"zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"})

@@ -17,23 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.data.container import Reader, VideoSource, name_of, quarter_turns
+from zoo.data.limits import Limits
 from zoo.errors import DataError
 
 _T = TypeVar("_T")
 _LUMA = (0.299, 0.587, 0.114)
 _TIE_S = 1e-6  # a frame that appears at the very limit counts, however its time was rounded
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may cost before it is refused, so that a hostile one cannot fill the memory."""
-
-    max_pixels: int = 64_000_000
-    """Pixels in one frame."""
-    max_frames: int = 1_000_000
-    """Frames decoded from one file."""
-    max_bytes: int = 4 * 2**30
-    """Bytes of decoded frames that `read_video` holds at once."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,7 @@ def nothing_decodes(reader: Reader) -> DataError:
 
 
 def iter_frames(
-    source: VideoSource, *, start_s: float = 0.0, fps: float | None = None, limits: Limits = Limits()
+    source: VideoSource, *, start_s: float = 0.0, fps: float | None = None, limits: Limits | None = None
 ) -> Iterator[Frame]:
     """Yield frames one after the other, in constant memory, each in its own size.
 
@@ -159,7 +148,8 @@ def iter_frames(
     Raises:
         DataError: There is no video in it, no frame decodes, or a limit is exceeded.
     """
-    with Reader(source, max_pixels=limits.max_pixels) as reader:
+    limits = limits or Limits()
+    with Reader(source, limits=limits) as reader:
         pictures: Iterator[tuple[float, object]] = _from(
             _counted(reader.pictures(start_s), reader, limits), start_s
         )
@@ -228,7 +218,7 @@ def read_video(
     start_s: float = 0.0,
     num_frames: int | None = None,
     fps: float | None = None,
-    limits: Limits = Limits(),
+    limits: Limits | None = None,
 ) -> Video:
     """Decode a video, or `num_frames` of it from `start_s` on; fewer where the file ends.
 
@@ -254,7 +244,8 @@ def read_video(
         )
     times: list[float] = []
     data = bytearray()  # grows in place, where a list of frames would be copied into one array at the end
-    with Reader(source, max_pixels=limits.max_pixels) as reader:
+    limits = limits or Limits()
+    with Reader(source, limits=limits) as reader:
         pictures: Iterator[tuple[float, object]] = _from(
             _counted(reader.pictures(start_s), reader, limits), start_s
         )

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.data.container import Reader, VideoSource
+from zoo.data.limits import Limits
 from zoo.data.sampling import Draw, finish, scaled_size
-from zoo.data.video import Limits, at_rate, nothing_decodes
+from zoo.data.video import at_rate, nothing_decodes
 from zoo.errors import DataError
 from zoo.recipes import Clip
-
-_LIMITS = Limits()
 
 
 def whole_frames(
     source: VideoSource,
     clip: Clip,
     *,
-    limits: Limits = _LIMITS,
+    limits: Limits | None = None,
     opened: Callable[[float], None] | None = None,
 ) -> Iterator[Tensor]:
     """Yield all frames of a video or image as x_CHW in [-1, 1], in constant memory.
@@ -32,13 +31,14 @@ def whole_frames(
     Args:
         source: Path or bytes.
         clip: Size, rate and channels; its number of frames does not matter.
-        limits: What the file may cost.
+        limits: What the file may cost; the usual when left out.
         opened: Told the frames a second, before the first.
 
     Raises:
         DataError: There is no video in it, no frame decodes, or a limit is exceeded.
     """
-    with Reader(source, max_pixels=limits.max_pixels) as reader:
+    limits = limits or Limits()
+    with Reader(source, limits=limits) as reader:
         if opened is not None:
             opened(clip.fps or reader.fps)
         pictures: Iterator[tuple[float, object]] = reader.pictures()
