@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -224,6 +225,7 @@ class Run:
             ) from lacking
         doubled = [n for n in more if n >= 2 * self.accumulate]
         self.accumulate = (doubled or more)[0]
+        gc.collect()  # what a graph that was cut off in the middle keeps in circles
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.troubles.append(
@@ -313,5 +315,7 @@ def start(model: Assembly, device: torch.device) -> Run:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the host has no memory left."""
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in words
+    # The last is what oneDNN says on a processor.
+    signs = ("can't allocate memory", "could not create a primitive")
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or any(sign in str(error) for sign in signs)
