@@ -132,11 +132,13 @@ def plan(recipe: str | Path | Recipe | Mapping[str, Any] | Resolved, **overrides
     _check_fields(resolved)
     parts: list[PlannedPart] = []
     assembly = ASSEMBLIES[resolved.recipe.assembly]
+    found: list[tuple[str, Kind, PartChoice, str, Part]] = []
     for field, kind, choice, where in _choices(resolved):
         try:
-            part = known.find(kind, choice.use)
+            found.append((field, kind, choice, where, known.find(kind, choice.use)))
         except ZooError as error:
             raise type(error)(f"{where}{error}") from None
+    for field, kind, choice, where, part in found:  # all names are known before a part is imported
         cls = part.load()
         check_options(part, cls, choice.options, where)
         offered = assembly.offers(resolved.recipe, kind, {p.part.kind: p.ports for p in parts})

@@ -144,9 +144,7 @@ class Catalogue:
         deadline = time.monotonic() + LATE_S
         for late in waiting:
             late.thread.join(max(0.0, deadline - time.monotonic()))
-            if late.thread.is_alive():
-                self._late.append(late)
-            else:
+            if not late.thread.is_alive():  # those that still are have had their chance
                 self.problems.remove(late.problem)
                 _take(self, late.plugin, late.result)
         return len(self.plugins) > before

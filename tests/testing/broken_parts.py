@@ -46,7 +46,7 @@ _FROM_MODULES = [
 _GOOD_ENCODER = "good_parts:Encoder"
 BROKEN: list[tuple[Family, str, Part, str | None]] = [
     *_FROM_MODULES,
-    ("encoder", "spec_valid", part("encoder", _GOOD_ENCODER, summary="Two\nlines."), None),
+    ("encoder", "spec_valid", part("encoder", _GOOD_ENCODER, summary="Long. " * 40), None),
     ("encoder", "spec_valid", part("encoder", _GOOD_ENCODER, paper="see the readme"), None),
     ("encoder", "example_is_json", part("encoder", _GOOD_ENCODER, example={"widths": (8, 4)}), None),
     ("encoder", "example_fits_signature", part("encoder", _GOOD_ENCODER, example={}), None),
