@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
 
 from zoo.errors import RecipeError
 
-MAX_WEIGHTS = 20_000_000_000
+MAX_WEIGHTS = 1_000_000_000_000
 """Numbers in the parameters and buffers of one part."""
 MAX_TENSORS = 10_000
 """Parameters and buffers, or modules, of one part."""
