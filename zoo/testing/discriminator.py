@@ -88,9 +88,9 @@ def _penalise(subject: Subject, *, autocast: bool) -> None:
     promised = "gradient penalties work: backward through the gradient with respect to the input"
     todo = "use operations with a second derivative; no custom backward without one"
     try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            outputs = subject.outputs(module, inputs)
         with without_onednn() if autocast else contextlib.nullcontext():
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                outputs = subject.outputs(module, inputs)
             (gradient,) = torch.autograd.grad(subject.objective(outputs), x, create_graph=True)
             gradient.square().sum().backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:

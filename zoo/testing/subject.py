@@ -250,8 +250,9 @@ def seeded(seed: int) -> Iterator[None]:
 def without_onednn() -> Iterator[None]:
     """Take torch's own CPU kernels inside the block.
 
-    oneDNN's bf16 weight gradient of a strided Conv3d can be garbage that changes from call to call (torch
-    2.13 on a CPU: the same tensors gave 1e33, 1e35 or NaN where fp32 gives 46), whatever the part does.
+    oneDNN's bf16 Conv3d can be garbage that changes from call to call, whatever the part does (torch 2.13 on
+    CPUs: the weight gradient of a strided one gave 1e33, 1e35 or NaN where fp32 gives 46; on a processor with
+    AMX the output of a 3x3x3 kernel on one frame of 12 channels is NaN).
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*TF32 acceleration", category=UserWarning)
