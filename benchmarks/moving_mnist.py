@@ -89,7 +89,7 @@ def curve(x_NCTHW: Tensor, y_NCTHW: Tensor) -> list[float]:
 @click.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of models and tokens.")
 @click.option("--tokenizer-steps", default=2300, show_default=True, help="Steps of the tokenizer.")
-@click.option("--prior-steps", default=2600, show_default=True, help="Steps of the prior.")
+@click.option("--prior-steps", default=1500, show_default=True, help="Steps of the prior.")
 @click.option("--num-clips", default=10_000, show_default=True, help="Sequences that the prior trains on.")
 @click.option("--num", default=100, show_default=True, help="Held-out sequences that are predicted.")
 def main(out: Path, tokenizer_steps: int, prior_steps: int, num_clips: int, num: int) -> None:

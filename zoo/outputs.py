@@ -73,6 +73,8 @@ class Selection(NamedTuple):
     @staticmethod
     def joined(parts: Sequence[Selection]) -> Selection:
         """Put the selections of the parts of a batch together."""
+        import torch
+
         first = parts[0]
         frames = [part.frames_BT for part in parts if part.frames_BT is not None]
         places = [

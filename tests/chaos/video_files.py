@@ -18,6 +18,8 @@ import numpy as np
 from chaos.experiment import Experiment, Outcome
 from chaos.judging import Judges, Verdict, canaries, faults, summary
 
+from zoo.data.limits import Limits, grant_memory
+
 SECONDS, PEAK_MB = 5.0, 512.0
 _HUGE = 20 << 30
 _LATE = ["av.subtitles.codeccontext", "av.subtitles.subtitle"]
@@ -244,6 +246,7 @@ def judge_all(folder: Path, *, every: int = 1) -> list[str]:
     Returns:
         The summary first, then what is wrong.
     """
+    grant_memory(Limits(max_pixels=2**28))  # to make them; they are judged in processes of their own
     secret = folder / "secret.mp4"
     secret.write_bytes(film("mpeg4", "mp4"))
     server, seen = _listen()

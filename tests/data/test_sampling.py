@@ -72,7 +72,8 @@ def test_at_an_uneven_rate_the_frame_on_screen_is_chosen(
     for k, (_, number) in enumerate(chosen):
         wanted = chosen[0][0] + k / fps
         assert times[number] <= wanted + tolerance + 2e-6
-        assert number == len(times) - 1 or times[number + 1] > wanted + tolerance - 2e-6
+        # The first wanted time is moved to its picture's own; by then a later one may lie within tolerance.
+        assert k == 0 or number == len(times) - 1 or times[number + 1] > wanted + tolerance - 2e-6
 
 
 @given(

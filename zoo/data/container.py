@@ -127,6 +127,7 @@ class Reader:
 
     Attributes:
         name: What messages call it.
+        limits: What it may cost.
         fps: The stream's nominal rate; 25 where it states none.
         header_s: Seconds that the header claims, or None.
         num_frames_header: Frames that the header claims, or None. Often wrong.
@@ -139,12 +140,12 @@ class Reader:
     def __init__(self, source: VideoSource, *, limits: Limits | None = None) -> None:
         self.name = name_of(source)
         self.num_damaged = 0
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._num_frames = self._num_pixels = self._num_bytes = 0
         self._origin: float | None = None
         self._converter = VideoReformatter()
         self._file = open_bytes(source)
-        grant_memory(self._limits)
+        grant_memory(self.limits)
         try:
             self._open()
         except BaseException:
@@ -153,13 +154,13 @@ class Reader:
 
     def _open(self) -> None:
         try:
-            self._stream_in = _Unnamed(self._file, self._limits.max_silence)
+            self._stream_in = _Unnamed(self._file, self.limits.max_silence)
             self._container: Any = av.open(
                 self._stream_in,
                 mode="r",
                 metadata_errors="replace",
                 io_open=_refuse,
-                options={"max_pixels": str(self._limits.max_pixels)},
+                options={"max_pixels": str(self.limits.max_pixels)},
             )
         except (av.FFmpegError, DataError, OSError, ValueError) as error:
             raise DataError(f"{self.name}: not a readable video ({_short(error)})") from None
@@ -184,7 +185,7 @@ class Reader:
         self._check_size(stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.thread_count = 1
         # FFmpeg looks at it before it takes memory for a frame, also where the size changes on the way.
-        stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
+        stream.codec_context.options = {"max_pixels": str(self.limits.max_pixels)}
         self._stream: Any = stream
         self.codec: str = stream.codec_context.name
         rate = stream.average_rate or stream.guessed_rate
@@ -197,9 +198,9 @@ class Reader:
             self.header_s = container.duration / 1e6
 
     def _check_size(self, width: int, height: int) -> None:
-        if width * height > self._limits.max_pixels:
+        if width * height > self.limits.max_pixels:
             raise DataError(
-                f"{self.name}: {width}x{height} is more than the {self._limits.max_pixels} pixels allowed "
+                f"{self.name}: {width}x{height} is more than the {self.limits.max_pixels} pixels allowed "
                 "(ZOO_MAX_PIXELS)"
             )
 
@@ -208,7 +209,7 @@ class Reader:
         self._check_size(picture.width, picture.height)
         self._num_frames += 1
         self._num_pixels += picture.width * picture.height
-        limits = self._limits
+        limits = self.limits
         if self._num_frames > limits.max_frames:
             raise DataError(f"{self.name}: more than {limits.max_frames} frames (ZOO_MAX_FRAMES)")
         if self._num_pixels > FREE_PIXELS + limits.max_unfolding * self._num_bytes:
@@ -289,7 +290,7 @@ class Reader:
                 yield Decoded(time_s - self._origin, picture)
         if self._stream_in.over:
             raise DataError(
-                f"{self.name}: more than {self._limits.max_silence:,} bytes without a frame (ZOO_MAX_SILENCE)"
+                f"{self.name}: more than {self.limits.max_silence:,} bytes without a frame (ZOO_MAX_SILENCE)"
             )
 
     def last_time_s(self) -> float:

@@ -130,7 +130,10 @@ def probe_video(source: VideoSource) -> VideoInfo:
 def nothing_decodes(reader: Reader) -> DataError:
     """The refusal of a file that opens and gives no frame."""
     damaged = f"; {reader.num_damaged} damaged packets" if reader.num_damaged else ""
-    return DataError(f"{reader.name}: no frame can be decoded ({reader.codec}{damaged}); is it truncated?")
+    return DataError(
+        f"{reader.name}: no frame can be decoded ({reader.codec}{damaged}); is it truncated, or are its "
+        f"frames larger than the {reader.limits.max_pixels} pixels allowed (ZOO_MAX_PIXELS)?"
+    )
 
 
 def iter_frames(
