@@ -101,7 +101,7 @@ def test_commands_on_the_pages_exist_with_their_options(page: Path) -> None:
     from zoo.cli.group import cli
 
     for block in blocks(page, "sh"):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] != ["zoo"]:
                 continue

@@ -78,18 +78,17 @@ def draw_vectors(z_BDn: Tensor, num: int) -> Tensor:
     order_N = torch.randperm(total, device=z_BDn.device)
     chosen_K = order_N.repeat(-(-num // total))[:num]
     noise_KD = torch.randn(num, d, device=z_BDn.device) * (0.01 / d**0.5) if num > total else None
-    if distributed():
+    if not distributed():
+        vectors_KD = z_BDn[chosen_K // n, :, chosen_K % n]
+    else:
         dist.broadcast(chosen_K, 0)
-    mine_K = chosen_K - before
-    here_K = (mine_K >= 0) & (mine_K < b * n)
-    vectors_KD = z_BDn.new_zeros(num, d)
-    vectors_KD[here_K] = z_BDn[mine_K[here_K] // n, :, mine_K[here_K] % n]
-    vectors_KD = everywhere(vectors_KD)
-    if noise_KD is not None:
-        if distributed():
+        mine_K = chosen_K - before
+        is_here_K = (mine_K >= 0) & (mine_K < b * n)
+        here_K = mine_K.clamp(0, b * n - 1)
+        vectors_KD = everywhere(z_BDn[here_K // n, :, here_K % n] * is_here_K[:, None])
+        if noise_KD is not None:
             dist.broadcast(noise_KD, 0)
-        vectors_KD = vectors_KD + noise_KD.to(vectors_KD.dtype)
-    return vectors_KD
+    return vectors_KD if noise_KD is None else vectors_KD + noise_KD.to(vectors_KD.dtype)
 
 
 @torch.no_grad()
