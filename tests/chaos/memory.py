@@ -41,7 +41,7 @@ def train(limit: int | None) -> dict[str, Any]:
         "needed": _address_space("VmPeak") - before,
         "parts": run.accumulate,
         "numbers": [[float(one["loss"]), float(one["grad_norm"])] for one in numbers],
-        "said": run.troubles,
+        "said": run.notices,
     }
 
 

@@ -88,8 +88,8 @@ def test_without_memory_parts_are_made_smaller_and_the_step_is_the_same(room: in
     in_parts, _ = trained(run)
     assert run.accumulate == 4 // room
     assert crowded.refused == [4, 2][: 3 - room]
-    assert len(run.troubles) == len(crowded.refused)
-    assert "out of memory with 4 clips at a time; from here on 2" in run.troubles[0]
+    assert len(run.notices) == len(crowded.refused)
+    assert "out of memory with 4 clips at a time; from here on 2" in run.notices[0]
     for key, value in whole.items():
         assert torch.allclose(value.double(), in_parts[key].double(), rtol=1e-5, atol=1e-6), key
 

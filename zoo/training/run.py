@@ -125,6 +125,7 @@ class Run:
         batches: Batches taken from the data.
         skipped: Updates left out one after the other, up to the last.
         troubles: Why updates were left out, for the session to tell.
+        notices: What else it is to tell.
     """
 
     model: Assembly
@@ -141,6 +142,7 @@ class Run:
     batches: int = 0
     skipped: int = 0
     troubles: list[str] = dataclasses.field(default_factory=list)
+    notices: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def adversarial(self) -> Adversarial | None:
@@ -228,7 +230,7 @@ class Run:
         gc.collect()  # what a graph that was cut off in the middle keeps in circles
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.troubles.append(
+        self.notices.append(
             f"step {self.step + 1}: out of memory with {before} clips at a time; from here on "
             f"{num // self.accumulate}, {self.accumulate} times a step (train.accumulate)"
         )

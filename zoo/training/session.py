@@ -216,7 +216,11 @@ class Session:
         bar.refresh()
 
     def _tell_troubles(self) -> None:
-        """Write down which updates were left out, and why."""
+        """Write down which updates were left out, and why; say what else there is to say."""
+        for notice in self.run.notices:
+            if self.progress:
+                tqdm.write(f"note: {notice}", file=sys.stderr)
+        self.run.notices.clear()
         for trouble in self.run.troubles:
             self.facts["not_finite"] = [*self.facts["not_finite"][-MAX_TROUBLES:], trouble]
             if self._health is not None:
