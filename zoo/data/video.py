@@ -202,6 +202,8 @@ def at_rate(
         if on_screen is not None:
             if base is None and time_s > start_s + tolerance:
                 base = on_screen[0]
+                yield on_screen
+                count = 1
             while base is not None and base + count / fps + tolerance < time_s:
                 yield on_screen
                 count += 1
