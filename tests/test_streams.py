@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -70,6 +70,7 @@ def plans(draw: st.DrawFn) -> list[int]:
 def test_any_plan_of_pieces_equals_one_shot(
     model: Autoencoder, plan: list[int], decoder_plan: list[int]
 ) -> None:
+    assume(sum(plan) <= getattr(model.encoder, "num_frames", sum(plan)))  # a part that has learned positions
     x = clip(sum(plan))
     with torch.no_grad():
         whole = model.encode(x)
