@@ -15,7 +15,7 @@ from torch import Tensor
 import zoo
 from zoo.assemblies import Autoencoder, StreamDecoder, StreamEncoder
 from zoo.discovery import catalogue
-from zoo.errors import WeightsError, ZooError
+from zoo.errors import PortError, WeightsError, ZooError
 from zoo.outputs import Tokens
 
 QUICK = ["cosmos-video-cv4x8x8-tiny", "cosmos-video-dv4x8x8-tiny", "zoo-causal-video-tiny"]
@@ -70,10 +70,13 @@ def plans(draw: st.DrawFn) -> list[int]:
 def test_any_plan_of_pieces_equals_one_shot(
     model: Autoencoder, plan: list[int], decoder_plan: list[int]
 ) -> None:
-    assume(sum(plan) <= getattr(model.encoder, "num_frames", sum(plan)))  # a part that has learned positions
     x = clip(sum(plan))
     with torch.no_grad():
-        whole = model.encode(x)
+        try:
+            whole = model.encode(x)
+        except PortError as error:  # longer than what a part with learned positions takes
+            assume("learned positions" not in str(error))
+            raise
         y = model.decode(whole)
     pieces = encode_in_pieces(model.stream_encoder(), x, plan)
     assert sum(tokens.size_THW[0] for tokens in pieces) == sum(plan)

@@ -25,7 +25,7 @@ from zoo.testing.subject import Subject
 
 # Adam divides a gradient by its size: one that is nothing but rounding (of a bias before batch norm) becomes
 # a step of full length, and no two sums are rounded alike. A larger eps leaves such steps small.
-_ADAM = {"use": "adam", "lr": 2e-4, "betas": [0.5, 0.9], "eps": 1e-4}
+_ADAM = {"use": "adam", "lr": 5e-5, "betas": [0.5, 0.9], "eps": 1e-4}
 RECIPES = {
     "gan": {**GAN, "train": {**GAN["train"], "optimizer": _ADAM}},
     "vqgan": {**VQGAN, "train": {**VQGAN["train"], "optimizer": _ADAM, "discriminator_optimizer": _ADAM}},
