@@ -160,8 +160,8 @@ def _same(folder: Path, quick: bool) -> Outcome:
         f"{len(differ)} cases",
         met=not differ and max(found.values()) <= WITHIN,
         note="Adam with eps 1e-4, since with 1e-8 gradients that are only rounding become whole steps, and a "
-        "rate of 5e-5: at 2e-4 a rounding error chose another code after 26 steps, and from there on the VQGANs "
-        "part; no FSDP",
+        "rate of 5e-5: at 2e-4 a rounding error chose another code after 26 steps, and from there on the "
+        "VQGANs part; no FSDP",
     )
 
 
