@@ -56,11 +56,17 @@ class Made(NamedTuple):
         """Return some of its clips, of one that has no gradient."""
         return Made(self.x_BCTHW[clips], self.seen_x_BCTHW[clips], self.selection.part(clips))
 
+    def detach(self) -> Made:
+        """Return it without gradient."""
+        return Made(self.x_BCTHW.detach(), self.seen_x_BCTHW.detach(), self.selection)
+
     @staticmethod
     def joined(parts: list[Made]) -> Made:
-        """Put the parts of a batch together, without gradient."""
-        x_BCTHW = torch.cat([part.x_BCTHW.detach() for part in parts])
-        seen_x_BCTHW = torch.cat([part.seen_x_BCTHW.detach() for part in parts])
+        """Put the parts of a batch together, none of which has a gradient; a whole batch is not copied."""
+        if len(parts) == 1:
+            return parts[0]
+        x_BCTHW = torch.cat([part.x_BCTHW for part in parts])
+        seen_x_BCTHW = torch.cat([part.seen_x_BCTHW for part in parts])
         return Made(x_BCTHW, seen_x_BCTHW, Selection.joined([part.selection for part in parts]))
 
 
@@ -128,7 +134,7 @@ def model_step(run: Run, batch: Labelled) -> tuple[Made, Numbers]:
         if clips.start == 0:
             parts.clear()
         made, loss, numbers = _model_loss(run, batch.part(clips))
-        parts.append(Made.joined([made]))
+        parts.append(made.detach())
         return loss, numbers
 
     with _fixed(run.model.discriminator):

@@ -203,8 +203,10 @@ class Run:
                 (loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             found.append(numbers)
+        if len(found) == 1:
+            return losses[0], found[0]
         means = {name: torch.stack([one[name].float() for one in found]).mean() for name in found[0]}
-        return torch.stack(losses).mean(), means if len(found) > 1 else found[0]
+        return torch.stack(losses).mean(), means
 
     def parts(self, num: int) -> list[tuple[slice, contextlib.AbstractContextManager[None]]]:
         """Return the parts of a batch of `num` clips here, each with what has to be entered for it."""
