@@ -45,11 +45,26 @@ def train_both(out: Path, *, tokenizer_steps: int, prior_steps: int, num_clips: 
     # Flipped digits are no digits; black and white needs no perceptual loss; strokes are few pixels, which
     # an absolute difference would rather leave out.
     plain = settings(clip__num_frames=frames, clip__fps=10, train__augment="[]")
+    # Two frames a latent frame: a code of four would have to tell too much of how things move. Levels of eight
+    # make every channel of a latent a digit of its code, so codes of alike patches are alike to the prior.
+    model = settings(
+        encoder__stride="[2,8,8]",
+        encoder__patch_size="[2,4,4]",
+        encoder__latent_dim=4,
+        quantizer__levels="[8,8,8,8]",
+        decoder__stride="[2,8,8]",
+        decoder__patch_size="[2,4,4]",
+        decoder__latent_dim=4,
+    )
     alone = settings(
         train__objective__perceptual="null",
         train__objective__reconstruction__loss="mse",
         train__batch_size=4,
         train__steps=tokenizer_steps,
+    )
+    # There are more sequences than it can learn by heart, so nothing has to be dropped.
+    prior = settings(
+        generator__factors=4, generator__dropout=0, train__batch_size=8, train__steps=prior_steps
     )
     return train(
         out,
@@ -57,8 +72,8 @@ def train_both(out: Path, *, tokenizer_steps: int, prior_steps: int, num_clips: 
         name="zoo-causal-video-tiny",
         tokenizer=alone,
         tokens=["--num-clips", str(num_clips), "--num-frames", str(frames)],
-        prior=settings(train__batch_size=8, train__steps=prior_steps),
-        both=plain,
+        prior=prior,
+        both=plain + model,
     )
 
 

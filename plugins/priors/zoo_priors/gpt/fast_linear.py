@@ -17,12 +17,13 @@ Linear = Callable[[Tensor], Tensor]
 def fast_linear(layer: nn.Linear, num_rows: int, dtype: torch.dtype) -> Linear:
     """Return a function x_RD -> y_RE that does what a layer does, for inference.
 
-    It holds a copy of the weights as they are read fastest on a CPU: for one row transposed, and for more, or
-    in half precision, packed by oneDNN where this torch offers that.
+    It holds a copy of the weights as they are read fastest on a CPU: packed by oneDNN where this torch offers
+    that; but transposed for one row in full precision of a layer that is no wider out than in.
     """
     weight_ED = layer.weight.detach().to(dtype)
     bias_E = None if layer.bias is None else layer.bias.detach().to(dtype)
-    if weight_ED.device.type == "cpu" and dtype == torch.float32 and num_rows == 1:
+    narrows = layer.out_features <= layer.in_features
+    if weight_ED.device.type == "cpu" and dtype == torch.float32 and num_rows == 1 and narrows:
         weight_DE = weight_ED.t().contiguous()
         if bias_E is None:
             return lambda x_RD: torch.mm(x_RD, weight_DE)
