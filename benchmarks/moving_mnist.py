@@ -45,7 +45,7 @@ def train_both(out: Path, *, tokenizer_steps: int, prior_steps: int, num_clips: 
     # Flipped digits are no digits; black and white needs no perceptual loss; strokes are few pixels, which
     # an absolute difference would rather leave out.
     plain = settings(clip__num_frames=frames, clip__fps=10, train__augment="[]")
-    # Two frames a latent frame: a code of four would have to tell too much of how things move. Levels of eight
+    # Two frames a latent frame: a code of four would have to tell too much of how things move. Eight levels
     # make every channel of a latent a digit of its code, so codes of alike patches are alike to the prior.
     model = settings(
         encoder__stride="[2,8,8]",
