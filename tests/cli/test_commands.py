@@ -126,6 +126,13 @@ def test_info_names_the_family(run_zoo: Zoo, name: str, family: str) -> None:
     assert f"({family})" in said(run_zoo("info", name), 0)
 
 
+def test_info_of_a_prior_names_its_tokenizer_and_the_frames_it_makes(run_zoo: Zoo) -> None:
+    sparse = ["info", "maskgit-video-tiny", "--set", "tokenizer.every=4", "--set", "clip.num_frames=17"]
+    tokenizer = out_json(run_zoo(*sparse, "--json"))["tokenizer"]
+    assert tokenizer == {"use": "zoo-causal-video-tiny-1k", "every": 4}
+    assert "zoo-causal-video-tiny-1k, 1 of 4 of its latent frames" in said(run_zoo(*sparse), 0)
+
+
 def test_info_of_a_part_lists_options_with_defaults_and_meanings(run_zoo: Zoo) -> None:
     facts = out_json(run_zoo("info", "vq-ema", "--json"))
     options = {option["name"]: option for option in facts["options"]}

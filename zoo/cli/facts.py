@@ -104,6 +104,7 @@ def model_facts(name: str, **overrides: Any) -> dict[str, Any]:
         "clip": recipe.clip.model_dump(),
         "parameters": model.num_parameters(),
         "compression": compression(checked),
+        "tokenizer": recipe.tokenizer.model_dump(include={"use", "every"}) if recipe.tokenizer else None,
         "parts": parts,
         "pre_quant": recipe.pre_quant,
         "post_quant": recipe.post_quant,

@@ -85,6 +85,9 @@ def _print_model(facts: dict[str, Any]) -> None:
     rows.append(("clip", f"{frames} (frames, height, width), {clip['channels']} channels{fps}"))
     if facts["compression"]:
         rows += _compression_rows(facts["compression"])
+    if facts["tokenizer"]:
+        use, every = facts["tokenizer"]["use"], facts["tokenizer"]["every"]
+        rows.append(("tokenizer", use if every == 1 else f"{use}, 1 of {every} of its latent frames"))
     if facts["paper"]:
         rows.append(("paper", facts["paper"]))
     objective = ", ".join(
