@@ -186,11 +186,14 @@ UNNAMED = {"metadata that is empty", "metadata that is missing", "metadata that 
 """Where Python itself finds no entry point, or no name to tell."""
 
 
-def judge_all(folder: Path, *, every: int = 1, only: set[str] | None = None) -> tuple[str, list[str]]:
+def judge_all(
+    folder: Path, *, every: int = 1, only: set[str] | None = None
+) -> tuple[list[str], dict[str, float]]:
     """Install every kind alone, then all together, and list.
 
     Returns:
-        The figures, and what is wrong.
+        What is wrong, and the seconds that each took: the least of three tries where it took too long, as
+        others may use the machine.
     """
     kinds = [name for name in [*KINDS][::every] if only is None or name in only]
     (folder / "special").mkdir()
@@ -205,33 +208,31 @@ def judge_all(folder: Path, *, every: int = 1, only: set[str] | None = None) -> 
     wrong: list[str] = []
     basis, _, _ = listed(None)
     assert isinstance(basis, dict), basis
-    times, over = [], []
+    times: dict[str, float] = {}
+
+    def look(name: str, path: Path, plugin: str) -> dict[str, Any] | str:
+        tries = [listed(path)]
+        while len(tries) < 3 and tries[-1][1] > SECONDS:
+            tries.append(listed(path))
+        times[name] = min(seconds for _, seconds, _ in tries)
+        for document, _, errors in tries:
+            wrong.extend(_faults(name, plugin, document, errors, basis))
+        return tries[-1][0]
+
     for name, (path, plugin) in places.items():
-        document, seconds, errors = listed(path)
-        base_s = min(listed(None)[1] for _ in range(1 if seconds < SECONDS else 3))
-        times.append(seconds)
-        over.append(seconds - base_s)
-        if over[-1] > SECONDS:
-            wrong.append(f"{name}: {over[-1]:.1f} s more than the {base_s:.1f} s without it")
-        wrong += _faults(name, plugin, document, errors, basis)
+        look(name, path, plugin)
     together = folder / "together"
     together.mkdir()
     for number, name in enumerate(kinds):
         if not name.startswith("hangs"):
             install(together, f"bad{number}", KINDS[name])
-    document, seconds, errors = listed(together)
-    wrong += _faults("all together", "", document, errors, basis)
+    document = look("all together", together, "")
     names = (
         set() if isinstance(document, str) else {problem.split("'")[1] for problem in document["problems"]}
     )
     missing = {f"bad{i}" for i, n in enumerate(kinds) if n not in WELL and not n.startswith("hangs")} - names
     wrong += [f"all together: {one} ({kinds[int(one[3:])]}) is not named" for one in sorted(missing)]
-    bad = len({fault.partition(":")[0] for fault in wrong})
-    return (
-        f"{len(places)} kinds: valid JSON, all of ours there, the bad one named with all but {bad}; at most "
-        f"{max(times):.2f} s, {max(over):.2f} s more than without a plugin",
-        wrong,
-    )
+    return wrong, times
 
 
 def _faults(name: str, plugin: str, document: Any, errors: str, basis: dict[str, Any]) -> list[str]:
@@ -252,16 +253,22 @@ def _faults(name: str, plugin: str, document: Any, errors: str, basis: dict[str,
 
 
 def _plugins(folder: Path, quick: bool) -> Outcome:
-    told, wrong = judge_all(folder, every=6 if quick else 1)
-    return Outcome(told, not wrong, "; ".join(fault[:200] for fault in wrong[:4]))
+    wrong, times = judge_all(folder, every=6 if quick else 1)
+    bad = len({fault.partition(":")[0] for fault in wrong})
+    slow = [f"{name}: {seconds:.2f} s" for name, seconds in times.items() if seconds > SECONDS]
+    told = (
+        f"{len(times) - 1} kinds: valid JSON, all of ours there, the bad one named with all but {bad}; "
+        f"{min(times.values()):.2f} s to {max(times.values()):.2f} s, of which all together "
+        f"{times['all together']:.2f} s"
+    )
+    return Outcome(told, not wrong + slow, "; ".join(fault[:200] for fault in (wrong + slow)[:4]))
 
 
 EXPERIMENTS = [
     Experiment(
         17,
         "Broken and hostile plugins, alone and all together, under `zoo list --json`",
-        f"Valid JSON with all that is ours, at most {SECONDS:g} s more than without the plugin, the bad one "
-        "named, no traceback",
+        f"Valid JSON with all that is ours within {SECONDS:g} s, the bad one named, no traceback",
         _plugins,
     )
 ]

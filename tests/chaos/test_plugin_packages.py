@@ -14,7 +14,7 @@ SOME = {"hangs asleep", "prints past Python", "changes json", "hook that hangs",
 
 
 def test_bad_plugins_leave_the_list_whole_and_are_named(tmp_path: Path) -> None:
-    _, wrong = judge_all(tmp_path, only=SOME)
+    wrong, _ = judge_all(tmp_path, only=SOME)
     assert not wrong
 
 
@@ -43,5 +43,5 @@ def run(code: str, folder: Path) -> str:
 
 @pytest.mark.slow
 def test_all_kinds_of_bad_plugins_leave_the_list_whole(tmp_path: Path) -> None:
-    _, wrong = judge_all(tmp_path)
+    wrong, _ = judge_all(tmp_path)
     assert not wrong
