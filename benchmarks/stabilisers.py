@@ -67,6 +67,7 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "r1": {"r1": {"weight": 5.0}},
     "r1, every 4th step": {"r1": {"weight": 5.0, "every": 4}},
     "relativistic, r1 + r2": {"loss": "relativistic", "r1": {"weight": 5.0}, "r2": {"weight": 5.0}},
+    "spectral norm": {"spectral_norm": True},
     "lecam": {"lecam": {"weight": 0.3}},
     "feature matching": {"feature_matching": {"weight": 1.0}},
     "diffaugment": {"augment": {"use": "diffaugment", "policy": ["translation", "cutout"]}},

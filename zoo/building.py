@@ -25,6 +25,7 @@ from zoo.precision import lower_precision
 from zoo.recipe_files import RecipeSource, Resolved, read_registry, resolve
 from zoo.recipes import PartChoice, Recipe
 from zoo.size_limits import check_values, limited_size
+from zoo.spectral_norm import normalize_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Plan:
         model = ASSEMBLIES[self.recipe.assembly](self.recipe, **modules)
         # Discriminators come last, so that a seed gives the same model with and without them.
         model.discriminator.extend(p.make() for p in self.parts if p.part.kind == "discriminator")
+        adversarial = self.recipe.train.objective.adversarial
+        if adversarial is not None and adversarial.spectral_norm:
+            normalize_weights(model.discriminator)
         model.name = self.name
         model.provided_by = {
             p.field: {

@@ -252,6 +252,8 @@ class Adversarial(Strict):
     """Term of the generator on the discriminators' features; off when left out."""
     path_length: PathLength | None = None
     """Regulariser of a GAN's generator; off when left out."""
+    spectral_norm: bool = False
+    """Hold the largest singular value of every weight of the discriminators at 1 (https://arxiv.org/abs/1802.05957)."""
     augment: AugmentChoice | None = None
     """What is done to real and made clips before they are judged; nothing when left out."""
 

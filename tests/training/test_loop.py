@@ -299,6 +299,7 @@ STABILISERS: dict[str, dict[str, Any]] = {
     "diffaugment": {"augment": {"use": "diffaugment"}},
     "ada": {"augment": {"use": "ada", "interval": 1, "adjust_clips": 50}},
     "relativistic": {"loss": "relativistic"},
+    "spectral_norm": {"spectral_norm": True, "r1": {"weight": 2.0, "every": 2}},
 }
 
 

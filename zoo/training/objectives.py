@@ -364,7 +364,7 @@ def check_objective(name: str, recipe: Recipe) -> None:
 
 
 def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> None:
-    held = adversarial.gradient_penalty or adversarial.r1 or adversarial.r2
+    held = adversarial.gradient_penalty or adversarial.r1 or adversarial.r2 or adversarial.spectral_norm
     normed = all("spectral" in str(choice.options) for choice in recipe.discriminator)
     if adversarial.loss == "wasserstein" and not held and not normed:
         raise TrainingError(

@@ -21,10 +21,10 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.errors import PortError, WeightsError, ZooError
+from zoo.spectral_norm import spectral_norm
 from zoo_gan.dvdgan import layers, weights
 from zoo_gan.dvdgan.discriminators import DualDiscriminator, SpatialDiscriminator, TemporalDiscriminator
 from zoo_gan.dvdgan.generator import DVDGANGenerator
-from zoo_gan.dvdgan.spectral import spectral_norm
 from zoo_gan.dvdgan.weights import (
     map_dvdgan_discriminator,
     map_dvdgan_generator,
@@ -230,8 +230,9 @@ def test_work_is_linear_in_time() -> None:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             generator(drawn)
         work[num_frames] = counter.get_total_flops()
-    assert work[16] == pytest.approx(2 * work[8], rel=1e-6)
-    assert work[32] == pytest.approx(4 * work[8], rel=1e-6)
+    once = 2 * work[8] - work[16]  # the spectral norms, which no frame adds to
+    assert 0 <= once < 0.01 * work[8]
+    assert work[32] - once == pytest.approx(4 * (work[8] - once), rel=1e-6)
 
 
 def test_a_clip_has_its_own_condition_in_any_batch() -> None:

@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
+from zoo.spectral_norm import original_weight
 from zoo_gan.checks import check_classes, check_counts
 from zoo_gan.dvdgan.layers import (
     ConvGRU,
@@ -22,7 +23,6 @@ from zoo_gan.dvdgan.layers import (
     start,
 )
 from zoo_gan.dvdgan.options import check_choice
-from zoo_gan.dvdgan.spectral import original_weight
 from zoo_gan.noise import draw_clips
 
 PART = "generator 'dvdgan'"

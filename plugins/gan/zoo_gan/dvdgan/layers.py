@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.precision import at_least_fp32
-from zoo_gan.dvdgan.spectral import spectral_norm
+from zoo.spectral_norm import spectral_norm
 
 _M = TypeVar("_M", bound=nn.Conv2d | nn.Conv3d | nn.Linear | nn.Embedding)
 

@@ -55,8 +55,8 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, *, halved: tuple[int, ...] = (), clamp: float | None = CLAMP) -> Tensor:
         """Return the convolution, then halved along some axes, then activated."""
-        kernel = self.weight.shape[2:]
         weight = (self.weight * self.weight_gain).to(x.dtype)
+        kernel = weight.shape[2:]
         x = _CONVOLUTIONS[len(kernel)](x, weight, padding=tuple(side // 2 for side in kernel))
         for dim in halved:
             x = halve(x, dim)

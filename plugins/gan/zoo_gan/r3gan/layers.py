@@ -53,6 +53,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.groups = width
         self.weight = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]).repeat(width, 1))
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
