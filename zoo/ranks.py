@@ -188,6 +188,13 @@ def mean_everywhere(x: Tensor) -> Tensor:
     return _Mean.apply(x) if distributed() else x  # type: ignore[no-untyped-call]
 
 
+def rows_everywhere(x_BD: Tensor) -> Tensor:
+    """Return the rows of all ranks, in their order; gradients pass."""
+    before, total = places_of_ranks(len(x_BD), x_BD.device)
+    own = nn.functional.pad(x_BD, (0, 0, before, total - before - len(x_BD)))
+    return world_size() * mean_everywhere(own)
+
+
 def places_of_ranks(num: int, device: torch.device) -> tuple[int, int]:
     """Return how many places the ranks before this one have, and all ranks together; each gives its own."""
     if not distributed():

@@ -167,6 +167,24 @@ class FeatureMatching(Strict):
     """Factor on the generator's term; 10 in pix2pixHD."""
 
 
+class Contrastive(Strict):
+    """MoCoGAN-HD's contrastive loss of discriminators that project what they see, with a queue of frames.
+
+    Two augmented views of a frame are to be alike, and unlike others (https://arxiv.org/abs/2104.15069).
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 2.0
+    """Factor on the discriminators' term."""
+    match: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Factor on the generator's term: minus the cosine between a frame and its clip's reference frame."""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
+    """What cosines are divided by."""
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    """Frames of each side that are remembered."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Weight of the past in the copy of the discriminator that projects what is remembered."""
+
+
 class PathLength(Strict):
     """StyleGAN2's path length: a step in latent space is to change a clip as much anywhere.
 
@@ -250,6 +268,8 @@ class Adversarial(Strict):
     """Regulariser on the scores; off when left out."""
     feature_matching: FeatureMatching | None = None
     """Term of the generator on the discriminators' features; off when left out."""
+    contrastive: Contrastive | None = None
+    """Term of discriminators that project what they see; off when left out. Needs `augment`."""
     path_length: PathLength | None = None
     """Regulariser of a GAN's generator; off when left out."""
     spectral_norm: bool = False

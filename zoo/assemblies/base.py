@@ -98,20 +98,51 @@ class Assembly(nn.Module):
         Returns:
             The verdicts on the real clips, and on the made ones.
         """
-        two = selection.to(real_x_BCTHW.device).repeat(2)
-        both_x_BCTHW = torch.cat([real_x_BCTHW, made_x_BCTHW.to(real_x_BCTHW.dtype)])
+        pairs = [
+            self.judge_sides(n, real_x_BCTHW, made_x_BCTHW, selection, label_B=label_B, apart=apart)
+            for n in range(len(self.discriminator))
+        ]
+        return [real for real, _ in pairs], [fake for _, fake in pairs]
+
+    def judge_sides(
+        self,
+        number: int,
+        real_x_BCTHW: Tensor,
+        made_x_BCTHW: Tensor,
+        selection: Selection,
+        *,
+        label_B: Tensor | None = None,
+        apart: bool = False,
+        by: nn.Module | None = None,
+    ) -> tuple[Judged, Judged]:
+        """Let one discriminator judge both sides, as `judge_both` does all.
+
+        To a discriminator with reference frames, those of the made clips are the real side.
+
+        Args:
+            number: Which discriminator.
+            real_x_BCTHW: As for `judge_both`, and so are the others that are not named here.
+            made_x_BCTHW: Made clips.
+            selection: What `select` gave.
+            label_B: Labels.
+            apart: Two passes in any case.
+            by: Another network that judges in its place.
+        """
+        discriminator, selection = by or self.discriminator[number], selection.to(real_x_BCTHW.device)
+        made_x_BCTHW = made_x_BCTHW.to(real_x_BCTHW.dtype)
+        refers = hasattr(discriminator, "reference_frames")
+        source_x_BCTHW = made_x_BCTHW if refers else real_x_BCTHW
+        real = _shown(discriminator, number, source_x_BCTHW, selection, reference=refers)
+        made = _shown(discriminator, number, made_x_BCTHW, selection)
+        if apart or getattr(discriminator, "mixes_batch", False):
+            return _judge(discriminator, *real, label_B), _judge(discriminator, *made, label_B)
         labels = None if label_B is None else label_B.repeat(2)
-        reals, fakes = list[Judged](), list[Judged]()
-        for discriminator, places_BK in zip(self.discriminator, two.places, strict=True):
-            shown = (both_x_BCTHW, two.frames_BT, places_BK, labels)
-            if apart or getattr(discriminator, "mixes_batch", False):
-                real, fake = (_judge(discriminator, *(_half(value, n) for value in shown)) for n in (0, 1))
-            else:
-                both = _judge(discriminator, *shown)
-                real, fake = (Judged(*([_half(v, n) for v in vs] for vs in both)) for n in (0, 1))
-            reals.append(real)
-            fakes.append(fake)
-        return reals, fakes
+        x_BCTHW, frames_BT = (torch.cat(sides) for sides in zip(real, made, strict=True))
+        both = _judge(discriminator, x_BCTHW, frames_BT, labels)
+        first, second = (
+            Judged(*([value.chunk(2)[n] for value in values] for values in both)) for n in (0, 1)
+        )
+        return first, second
 
     def shown(self, x_BCTHW: Tensor) -> Tensor:
         """Turn real clips into what the discriminators judge: the clips themselves, or their latents."""
@@ -168,7 +199,12 @@ class Assembly(nn.Module):
         return Selection(torch.cat(some, dim=1), places)
 
     def judge(
-        self, x_BCTHW: Tensor, selection: Selection | None = None, *, label_B: Tensor | None = None
+        self,
+        x_BCTHW: Tensor,
+        selection: Selection | None = None,
+        *,
+        label_B: Tensor | None = None,
+        reference_x_BCTHW: Tensor | None = None,
     ) -> list[Judged]:
         """Let every discriminator judge a batch of clips.
 
@@ -177,6 +213,8 @@ class Assembly(nn.Module):
             selection: What `select` gave. Left out, a discriminator that draws frames sees those that a fixed
                 seed gives, and the others see every frame.
             label_B: int64 label of each clip, for discriminators that are told it.
+            reference_x_BCTHW: Made clips whose reference frames are judged instead, by discriminators that
+                have some: what is real to them.
 
         Returns:
             One verdict for each discriminator, in the recipe's order.
@@ -188,11 +226,29 @@ class Assembly(nn.Module):
             rng = torch.Generator("cpu").manual_seed(0)
             places = [_wanted_frames(d, len(x_BCTHW), x_BCTHW.shape[2], rng) for d in self.discriminator]
             selection = Selection(None, places)
-        selection = selection.to(x_BCTHW.device)
-        return [
-            _judge(discriminator, x_BCTHW, selection.frames_BT, places_BK, label_B)
-            for discriminator, places_BK in zip(self.discriminator, selection.places, strict=True)
-        ]
+        verdicts = []
+        for number, discriminator in enumerate(self.discriminator):
+            refers = reference_x_BCTHW is not None and hasattr(discriminator, "reference_frames")
+            shown_x_BCTHW = reference_x_BCTHW if refers else x_BCTHW
+            assert shown_x_BCTHW is not None
+            verdicts.append(
+                self.judge_one(number, shown_x_BCTHW, selection, label_B=label_B, reference=refers)
+            )
+        return verdicts
+
+    def judge_one(
+        self,
+        number: int,
+        x_BCTHW: Tensor,
+        selection: Selection,
+        *,
+        label_B: Tensor | None = None,
+        reference: bool = False,
+    ) -> Judged:
+        """Let one discriminator judge a batch of clips, or the reference frames of made ones."""
+        discriminator, selection = self.discriminator[number], selection.to(x_BCTHW.device)
+        shown = _shown(discriminator, number, x_BCTHW, selection, reference=reference)
+        return _judge(discriminator, *shown, label_B)
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}"
@@ -209,18 +265,25 @@ def _wanted_frames(
     return frames_BK
 
 
-def _judge(
-    discriminator: Any,
-    x_BCTHW: Tensor,
-    frames_BT: Tensor | None,
-    places_BK: Tensor | None,
-    label_B: Tensor | None,
-) -> Judged:
-    """Show a discriminator its frames, and tell it what it has to be told."""
+def _shown(
+    discriminator: nn.Module, number: int, x_BCTHW: Tensor, selection: Selection, *, reference: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the frames that a discriminator is shown, and their numbers.
+
+    Of those that it draws, `reference_frames` come first: they are shown apart from the others.
+    """
+    frames_BT, places_BK = selection.frames_BT, selection.places[number]
     if frames_BT is None:
         frames_BT = torch.arange(x_BCTHW.shape[2], device=x_BCTHW.device).expand(len(x_BCTHW), -1)
-    if places_BK is not None:
-        x_BCTHW, frames_BT = take_frames(x_BCTHW, places_BK), frames_BT.gather(1, places_BK)
+    if places_BK is None:
+        return x_BCTHW, frames_BT
+    if num := getattr(discriminator, "reference_frames", 0):
+        places_BK = places_BK[:, :num] if reference else places_BK[:, num:]
+    return take_frames(x_BCTHW, places_BK), frames_BT.gather(1, places_BK)
+
+
+def _judge(discriminator: Any, x_BCTHW: Tensor, frames_BT: Tensor, label_B: Tensor | None) -> Judged:
+    """Tell a discriminator what it has to be told of the clips that it judges."""
     told = dict[str, Tensor]()
     conditions = getattr(discriminator, "conditions", ())
     if "label" in conditions:
@@ -237,11 +300,6 @@ def _judge(
     if "label_B" in told:
         told["label_B"] = told["label_B"].repeat_interleave(x_BCTHW.shape[2])
     return cast(Judged, discriminator(rearrange(x_BCTHW, "b c t h w -> (b t) c h w"), **told))
-
-
-def _half(value: Any, which: int) -> Any:
-    """Return the first or the second half of a batch."""
-    return None if value is None else value.chunk(2)[which]
 
 
 def check_clips(x_BCTHW: Any, channels: int) -> None:

@@ -14,6 +14,8 @@ LOSSES = (
     "gradient_penalty",
     "lecam",
     "feature_matching",
+    "contrastive",
+    "match",
     "path_length",
     "own_loss",
 )
@@ -31,6 +33,8 @@ _TITLES = {
     "gradient_penalty": "Gradient penalty",
     "lecam": "LeCam",
     "feature_matching": "Feature matching",
+    "contrastive": "Contrastive",
+    "match": "Likeness to the reference frame",
     "path_length": "Path length",
     "own_loss": "The generator's own",
     "discriminator_wins": "Pairs the discriminators judge rightly",

@@ -25,6 +25,7 @@ from zoo.outputs import Judged, Selection
 from zoo.ranks import num_parts, rank, share, shared_draw
 from zoo.training import objectives
 from zoo.training.augment import Augment
+from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.finite import agreed, step_not_finite
 from zoo.training.regularizers import between, due, gradient_penalty_r1, gradient_penalty_wgan
 from zoo.training.run import Labelled, Numbers, Run
@@ -223,7 +224,9 @@ def _adversarial_terms(
         if game.paired or adversarial.feature_matching is not None:
             with torch.no_grad():
                 real_x_BCTHW = run.augmented(selection.of(batch.x_BCTHW), "of real clips for the model")
-                reals = run.model.judge(real_x_BCTHW, selection, label_B=batch.label_B)
+                reals = run.model.judge(
+                    real_x_BCTHW, selection, label_B=batch.label_B, reference_x_BCTHW=made.seen_x_BCTHW
+                )
         made_x_BCTHW = run.augmented(made.seen_x_BCTHW, "for the model")
         fakes = run.model.judge(made_x_BCTHW, selection, label_B=batch.label_B)
     term = objectives.generator_term(game, fakes, weights, reals)
@@ -236,6 +239,13 @@ def _adversarial_terms(
         )
         numbers["feature_matching"] = matching.detach()
         others.append(adversarial.feature_matching.weight * matching)
+    if adversarial.contrastive is not None and adversarial.contrastive.match:
+        memory = run.keepers["contrastive"]
+        assert isinstance(memory, ContrastiveMemory)
+        with run.autocast():
+            likeness = memory.match(run.model, made_x_BCTHW, fakes, selection, label_B=batch.label_B)
+        numbers["match"] = likeness.detach()
+        others.append(adversarial.contrastive.match * likeness)
     if made.latents:
         assert adversarial.path_length is not None
         penalty = run.keepers["path_length"](
@@ -278,6 +288,10 @@ def discriminator_step(run: Run, batch: Labelled, made: Made, *, turn: int = 0) 
         assert isinstance(augment, Augment)
         augment.update([torch.cat(parts) for parts in zip(*logits, strict=True)], len(batch.x_BCTHW))
         numbers |= {name: torch.tensor(value) for name, value in augment.numbers().items()}
+    if "contrastive" in run.keepers and "discriminator_grad_norm" in numbers:
+        memory = run.keepers["contrastive"]
+        assert isinstance(memory, ContrastiveMemory)
+        memory.follow(run.model)
     return numbers
 
 
@@ -305,6 +319,16 @@ def _discriminator_loss(
     losses = {"": objectives.discriminator_term(objectives.GAMES[adversarial.loss], reals, fakes)}
     if adversarial.lecam is not None:
         losses["lecam"] = adversarial.lecam.weight * run.keepers["lecam"](reals, fakes)
+    if adversarial.contrastive is not None:
+        with run.autocast():
+            again = (
+                run.augmented(real_x_BCTHW, "real clips again", turn),
+                run.augmented(made_x_BCTHW, "made clips again", turn),
+            )
+            term = run.keepers["contrastive"](
+                model, (real_seen, made_seen), (reals, fakes), again, selection, label_B=label_B
+            )
+        losses["contrastive"] = adversarial.contrastive.weight * term
     if adversarial.r1 is not None and r1:
         losses["r1"] = r1 * adversarial.r1.weight / 2 * gradient_penalty_r1(reals, real_x_BCTHW)
     if adversarial.r2 is not None and r2:

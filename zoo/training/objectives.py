@@ -285,6 +285,7 @@ def objective_of_whole_batches(terms: Objective) -> str:
         "adaptive": adversarial.adaptive,
         "lecam": adversarial.lecam is not None,
         "path_length": adversarial.path_length is not None,
+        "contrastive": adversarial.contrastive is not None,
         "feature_matching": adversarial.feature_matching is not None and terms.reconstruction is None,
     }
     return next((f"train.objective.adversarial.{name}" for name, is_there in found.items() if is_there), "")
@@ -378,6 +379,11 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
             "train.objective.adversarial.path_length: null"
         )
     augment = adversarial.augment
+    if adversarial.contrastive is not None and augment is None:
+        raise TrainingError(
+            f"{name!r} compares two views of each frame (contrastive), and without augmentation they are the "
+            "same; set train.objective.adversarial.augment: {use: diffaugment}, or contrastive: null"
+        )
     if augment is None:
         return
     if augment.use == "ada" and adversarial.loss not in _ZERO_IS_UNDECIDED:

@@ -58,7 +58,12 @@ def slopes(verdicts: Sequence[Judged], x_BCTHW: Tensor) -> list[Tensor]:
                     f"discriminator number {i + 1} was judged without gradient, so its slope is unknown; the "
                     "clips of a gradient penalty must require one"
                 )
-            (gradient,) = torch.autograd.grad(verdict_B.sum(), x_BCTHW, create_graph=True)
+            (gradient,) = torch.autograd.grad(verdict_B.sum(), x_BCTHW, create_graph=True, allow_unused=True)
+            if gradient is None:
+                raise TrainingError(
+                    f"discriminator number {i + 1} did not judge these clips: real to it are frames of made "
+                    "ones, so train.objective.adversarial.r1 has no slope to hold; set r1: null"
+                )
             gradients.append(gradient.float())
     return gradients
 

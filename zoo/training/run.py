@@ -18,6 +18,7 @@ from zoo.errors import TrainingError
 from zoo.ranks import any_rank, average_gradients, distributed, micro_batch, same_everywhere, share
 from zoo.training.augment import make_augment
 from zoo.training.batch_norm import over_whole_batch
+from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.ema import MovingAverage
 from zoo.training.finite import IN_A_ROW, Buffers, NotFiniteError, agreed, step_not_finite
 from zoo.training.objectives import objective_of_whole_batches
@@ -116,8 +117,8 @@ class Run:
         opponent: The discriminators' side, when there are any.
         average: Moving average of the weights, when the recipe asks for one.
         lpips: Frozen distance network, when the objective has a perceptual term.
-        keepers: What else keeps state from step to step: "augment", "lecam" and "path_length", those that
-            the objective has.
+        keepers: What else keeps state from step to step: "augment", "contrastive", "lecam" and "path_length",
+            those that the objective has.
         buffers: What the forward passes of an update move, to be put back when it is not made.
         accumulate: In how many parts a rank's share of a batch goes through the model; more than the recipe
             says once there was no memory for so few.
@@ -285,18 +286,21 @@ def start(model: Assembly, device: torch.device) -> Run:
         over_whole_batch(model)
         same_everywhere(model)
     model.before_training()
-    opponent = None
-    if train.objective.adversarial is not None:
-        config = train.discriminator_optimizer or train.optimizer
-        opponent = Player("discriminator", list(model.discriminator.parameters()), config, train)
     keepers = nn.ModuleDict()
     if (adversarial := train.objective.adversarial) is not None:
         if adversarial.augment is not None:
             keepers["augment"] = make_augment(adversarial.augment)
         if adversarial.lecam is not None:
             keepers["lecam"] = LecamMeans(len(model.discriminator), decay=adversarial.lecam.decay)
+        if adversarial.contrastive is not None:
+            queue = step_generator(train.seed, "queue", 0)
+            keepers["contrastive"] = ContrastiveMemory(model, adversarial.contrastive, generator=queue)
         if adversarial.path_length is not None:
             keepers["path_length"] = PathLengthMean(decay=adversarial.path_length.decay)
+    opponent = None
+    if train.objective.adversarial is not None:
+        config = train.discriminator_optimizer or train.optimizer
+        opponent = Player("discriminator", list(model.discriminator.parameters()), config, train)
     lpips = None
     if train.objective.perceptual is not None:
         from zoo.metrics.lpips import load_lpips

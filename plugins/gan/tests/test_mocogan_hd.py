@@ -137,7 +137,7 @@ def test_scores_equal_the_public_code(name: str, mode: str) -> None:
         assert_like(logits, expected, 1e-9)
     if is_image:
         assert isinstance(discriminator, ImageDiscriminator)
-        assert_like(discriminator.project(x), golden[mode]["projection"], 1e-9)
+        assert_like(discriminator.project(judged.features), golden[mode]["projection"], 1e-9)
         return
     assert_like(judged.features[-1], golden[mode]["features"], 1e-9)
     score = torch.stack([(logits * noise("s", logits.shape)).sum() for logits in judged.logits]).sum()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -18,7 +19,6 @@ from zoo.errors import ZooError
 from zoo.outputs import Judged
 from zoo_gan.checks import check_counts, check_input
 
-PART = "discriminator 'mocogan-hd-image'"
 # Side of a frame -> widths of the blocks, in base channels, and how many of the first of them halve it.
 _LAYOUTS = {
     32: ([4, 4, 4, 4], 2),
@@ -52,15 +52,12 @@ class ResidualBlock(nn.Module):
 class ImageDiscriminator(nn.Module):
     """Scores a frame by the residual discriminator of BigGAN, in spectral norm.
 
-    The published image discriminator where clips and image generator are of different domains: it tells
-    frames of a clip from first frames, the images that the generator was made for. The defaults are the
-    published network; larger frames than `image_size` are summed over more places before the score.
+    The network that MoCoGAN-HD publishes for clips of another domain than the image generator's (see
+    `CrossDomainDiscriminator`), to judge frames of real and of made clips. The defaults are the published
+    network; larger frames than `image_size` are summed over more places before the score.
 
-    Beside the score it has a projection for a contrastive loss, `project`. The published objective (a queue
-    of 4096 projections by a moving average of this network, temperature 0.07, and the cosine between the
-    projections of a frame and the clip's first one) belongs to a training loop and is not part of this
-    module. No score depends on the projection's last layers, so those need no gradient until a caller sets
-    ``requires_grad_(True)`` on ``proj1`` and ``proj2``.
+    Beside the score it has a projection, `project`, for the objective's `contrastive` term. No score depends
+    on the projection's last layers, so those are frozen until that term lets them learn.
 
     Source: MoCoGAN-HD, https://arxiv.org/abs/2104.15069; BigGAN, https://arxiv.org/abs/1809.11096
 
@@ -78,6 +75,7 @@ class ImageDiscriminator(nn.Module):
     """
 
     consumes = "image"
+    part = "discriminator 'mocogan-hd-image'"
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class ImageDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_counts(
-            PART,
+            self.part,
             in_channels=in_channels,
             base_channels=base_channels,
             projection_dim=projection_dim,
@@ -98,11 +96,12 @@ class ImageDiscriminator(nn.Module):
         )
         if image_size not in _LAYOUTS:
             raise ZooError(
-                f"{PART}: image_size is {image_size!r}; give one of {', '.join(map(str, _LAYOUTS))}"
+                f"{self.part}: image_size is {image_size!r}; give one of {', '.join(map(str, _LAYOUTS))}"
             )
         multiples, num_halves = _LAYOUTS[image_size]
         widths = [in_channels, *(base_channels * multiple for multiple in multiples)]
         self.in_channels = in_channels
+        self.projection_dim = projection_dim
         self.pool = pool
         self.min_size = (1, pool << num_halves, pool << num_halves)
         self.blocks = nn.ModuleList(
@@ -126,24 +125,46 @@ class ImageDiscriminator(nn.Module):
         Raises:
             PortError: `x` has other axes or channels, or is smaller than `min_size`.
         """
-        hidden, features = self._trunk(x)
-        return Judged([self.linear(hidden)], features)
-
-    def project(self, x: Tensor) -> Tensor:
-        """Return projections (B, P) of x_BCHW, which the published contrastive loss compares by cosine."""
-        hidden, _ = self._trunk(x)
-        projection: Tensor = self.proj2(F.relu(self.proj1(hidden)))
-        return projection
-
-    def _trunk(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        check_input(x, part=PART, in_channels=self.in_channels, min_size=self.min_size, axes="BCHW")
+        check_input(x, part=self.part, in_channels=self.in_channels, min_size=self.min_size, axes="BCHW")
         if self.pool > 1:
             x = F.avg_pool2d(x, self.pool)
         features = []
         for block in self.blocks:
             x = block(x)
             features.append(x)
-        return F.relu(self.proj0(F.relu(x).sum(dim=(2, 3)))), features
+        return Judged([self.linear(self._summary(features))], features)
+
+    def project(self, features: list[Tensor]) -> Tensor:
+        """Return projections (B, P) of what `forward` gave as features, for the contrastive loss."""
+        projection: Tensor = self.proj2(F.relu(self.proj1(self._summary(features))))
+        return projection
+
+    def _summary(self, features: list[Tensor]) -> Tensor:
+        return F.relu(self.proj0(F.relu(features[-1]).sum(dim=(2, 3))))
+
+
+class CrossDomainDiscriminator(ImageDiscriminator):
+    """Tells frames of a made clip from first frames of made clips; real clips it does not see.
+
+    The published image discriminator for clips of another domain than the image generator's: what a clip
+    begins with is an image as the generator was made for, and the motion is not to leave that domain. It goes
+    with the objective's `contrastive` term and its `match`.
+
+    Options are those of `ImageDiscriminator`.
+
+    Source: MoCoGAN-HD, https://arxiv.org/abs/2104.15069
+    """
+
+    part = "discriminator 'mocogan-hd-cross-domain'"
+    reference_frames = 1
+
+    def draw_frames(self, num: int, num_frames: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw which frames it sees of `num` clips: int64 frames_BK, the first one and any other."""
+        device = "cpu" if generator is None else generator.device
+        other_B1 = torch.randint(
+            min(1, num_frames - 1), num_frames, (num, 1), generator=generator, device=device
+        )
+        return torch.cat([torch.zeros_like(other_B1), other_B1], dim=1)
 
 
 def _normed(layer: nn.Module) -> nn.Module:
