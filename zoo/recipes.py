@@ -306,6 +306,20 @@ class Ema(Strict):
     """Clips after which a weight counts half, instead of `decay`; with `warmup` at most 5 % of those seen."""
 
 
+class Anneal(Strict):
+    """A number of `train` that changes in the course of the run, from its own value to another."""
+
+    number: Annotated[str, Field(min_length=1, max_length=200)]
+    """Where it stands in `train`: a weight of the objective (objective.adversarial.r1.weight), a beta of an
+    optimiser (optimizer.betas.1), or the memory of the moving average (ema.half_life_clips)."""
+    to: float
+    """What it comes to."""
+    use: Literal["cosine", "linear"] = "cosine"
+    """Shape of the way there."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps until it is there; those of the whole run when left out."""
+
+
 class Train(Strict):
     """How the model is trained."""
 
@@ -321,6 +335,8 @@ class Train(Strict):
     """Optimiser of the discriminators; the same settings as `optimizer` when left out."""
     schedule: Schedule = Schedule()
     """Learning-rate schedule of both optimisers."""
+    anneal: Annotated[list[Anneal], Field(max_length=32)] = []
+    """Further numbers that change in the course of the run."""
     ema: Ema | None = None
     """Moving average of the weights; off when left out."""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None

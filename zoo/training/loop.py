@@ -88,6 +88,7 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
             a forward pass (codebooks, running statistics) is as before that update; where it was the
             discriminators', the model has taken its own.
     """
+    run.set_numbers()
     adversarial = run.adversarial
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.

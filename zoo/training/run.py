@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zoo.errors import TrainingError
 from zoo.ranks import any_rank, average_gradients, distributed, micro_batch, same_everywhere, share
+from zoo.training.anneal import annealed
 from zoo.training.augment import make_augment
 from zoo.training.batch_norm import over_whole_batch
 from zoo.training.contrastive import ContrastiveMemory
@@ -99,6 +100,14 @@ class Player:
         self.optimizer.step()
         return norm.detach()
 
+    def set_betas(self, betas: Sequence[float]) -> None:
+        """Change the optimiser's decays; of one that has none but momentum, that is the first."""
+        for group in self.optimizer.param_groups:
+            if "betas" in group:
+                group["betas"] = (*betas, *group["betas"][2:])
+            elif "momentum" in group:
+                group["momentum"] = betas[0]
+
     @property
     def lr(self) -> float:
         """Rate of the last update."""
@@ -111,7 +120,7 @@ class Run:
 
     Attributes:
         model: The model with its discriminators, in training mode.
-        train: The recipe's training section.
+        train: The recipe's training section, its numbers as they are at this step.
         device: Where it is trained.
         player: The model's side.
         opponent: The discriminators' side, when there are any.
@@ -144,6 +153,17 @@ class Run:
     skipped: int = 0
     troubles: list[str] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
+
+    def set_numbers(self) -> None:
+        """Set the numbers that change in the course of a run to what they are at this step."""
+        if not self.train.anneal:
+            return
+        self.train = train = annealed(self.model.recipe.train, self.step)
+        self.player.set_betas(train.optimizer.betas)
+        if self.opponent is not None:
+            self.opponent.set_betas((train.discriminator_optimizer or train.optimizer).betas)
+        if self.average is not None and train.ema is not None:
+            self.average.config = train.ema
 
     @property
     def adversarial(self) -> Adversarial | None:

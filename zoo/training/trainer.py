@@ -21,6 +21,7 @@ from zoo.building import build, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
 from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
+from zoo.training.anneal import check_anneal
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
 from zoo.training.checkpoint import Snapshot, clean_up, has_checkpoint, load_checkpoint
 from zoo.training.clips import Clips, TokenData, is_token_folder, open_data, open_tokens
@@ -180,6 +181,7 @@ def _train(
     resolved = resolve_recipe(name, changes)
     recipe = resolved.recipe
     check_objective(resolved.name, recipe)
+    check_anneal(resolved.name, recipe.train)
     folder = Path(out) if out is not None else Path("runs") / resolved.name
     needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
     is_early = needs_tokenizer and (folder / FOLDER).exists() and not (folder / "checkpoint").exists()
