@@ -204,12 +204,12 @@ class DiffAugment(Strict):
 
     use: Literal["diffaugment"]
     """Name of the method."""
-    policy: Annotated[list[Literal["color", "translation", "cutout"]], Field(max_length=3)] = [
+    policy: Annotated[list[Literal["color", "translation", "cutout", "speed"]], Field(max_length=4)] = [
         "color",
         "translation",
         "cutout",
     ]
-    """Which changes, in this order."""
+    """Which changes, in this order; speed is LongVideoGAN's (https://arxiv.org/abs/2206.03429)."""
 
 
 class AdaptiveAugment(Strict):

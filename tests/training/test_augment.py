@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo import recipes
@@ -217,6 +218,32 @@ def test_diffaugment_draws_the_whole_published_range() -> None:
     light = DiffAugment(["color"])(ones, generator=generator())[:, 0, 0, 0, 0] - 1
     assert float(light.min()) == pytest.approx(-0.5, abs=0.01)
     assert float(light.max()) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("stretch", [0.5, 0.63, 1.0, 1.4, 2.0])
+@pytest.mark.parametrize("place", [0.0, 0.4, 0.999])
+def test_speed_is_an_interpolation_along_time_cut_or_filled_up_with_zeros(
+    stretch: float, place: float
+) -> None:
+    x = clips(1, 3, 7, 4, 5)
+    out = diffaugment.change_speed(x, torch.tensor([stretch]), torch.tensor([place]))
+    rows = x.permute(0, 1, 3, 4, 2).reshape(1, -1, 7)
+    longer = F.interpolate(rows, scale_factor=stretch, mode="linear", recompute_scale_factor=False)
+    spare = longer.shape[2] - 7
+    first = int(place * (abs(spare) + 1))
+    filled = longer[:, :, first : first + 7] if spare > 0 else F.pad(longer, (first, -spare - first))
+    torch.testing.assert_close(out, filled.reshape(1, 3, 4, 5, 7).permute(0, 1, 4, 2, 3))
+
+
+def test_speed_is_drawn_alike_both_ways_and_is_differentiable_twice() -> None:
+    ones = torch.ones(2000, 1, 64, 1, 1)
+    augment = DiffAugment(["speed"])
+    kept = augment(ones, generator=generator())[:, 0, :, 0, 0].sum(1)
+    assert float((kept == 64).double().mean()) == pytest.approx(0.5, abs=0.04)
+    assert 32 <= float(kept.min()) < 34
+    x = clips(2, 1, 3, 2, 2).double().requires_grad_()
+    stretch, place = torch.tensor([0.7, 1.6]).double(), torch.tensor([0.1, 0.9]).double()
+    assert torch.autograd.gradgradcheck(lambda x: diffaugment.change_speed(x, stretch, place).pow(3), x)
 
 
 def test_a_recipe_s_choice_is_made_with_its_settings() -> None:

@@ -1,6 +1,6 @@
 """Changes made to real and made clips alike before they are judged, so that few clips last longer.
 
-All are differentiable, twice, and change every frame of a clip in the same way.
+All are differentiable, twice, and change every frame of a clip in the same way, but for its time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DiffAugment: colour, translation, cutout (https://arxiv.org/abs/2006.10738), for clips.
+"""DiffAugment: colour, translation, cutout (https://arxiv.org/abs/2006.10738), for clips; and their speed.
 
 Shape legend: B batch, C colour channels, T H W frames and pixels.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from zoo.outputs import take_frames
 from zoo.ranks import shared_draw
 from zoo.training.augment.base import Augment, split_colors
 
@@ -17,6 +18,8 @@ TRANSLATION_SHARE = 0.125
 """Largest shift, as a share of the frame."""
 CUTOUT_SHARE = 0.5
 """Side of the cut, as a share of the frame."""
+MOST_SPEED = 2.0
+"""How many times slower or faster a clip becomes at most."""
 
 
 class DiffAugment(Augment):
@@ -25,7 +28,10 @@ class DiffAugment(Augment):
     - "color": brightness + U[-0.5, 0.5], then saturation * U[0, 2], then contrast * U[0.5, 1.5] about the
       mean of the whole clip, so that a fade stays a fade;
     - "translation": whole pixels, up to 1/8 of the frame each way, zeros where nothing is left;
-    - "cutout": a rectangle of half the frame's height and width, centred anywhere in it, set to zero.
+    - "cutout": a rectangle of half the frame's height and width, centred anywhere in it, set to zero;
+    - "speed": up to twice as slow or as fast, frames interpolated linearly; of a slower clip a run of as many
+      frames as before, of a faster one all, with zeros before and after (LongVideoGAN's,
+      https://arxiv.org/abs/2206.03429).
 
     Args:
         policy: Names of changes.
@@ -106,8 +112,38 @@ def cut_out(x_BCTHW: Tensor, row_B: Tensor, column_B: Tensor) -> Tensor:
     return x_BCTHW * ~cut
 
 
+def _speed(x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
+    drawn_B2 = shared_draw(lambda n: torch.rand(n, 2, generator=generator), len(x_BCTHW))
+    stretch_B = MOST_SPEED ** (2 * drawn_B2[:, 0] - 1)
+    return change_speed(x_BCTHW, stretch_B.to(x_BCTHW.device), drawn_B2[:, 1].to(x_BCTHW.device))
+
+
+def change_speed(x_BCTHW: Tensor, stretch_B: Tensor, place_B: Tensor) -> Tensor:
+    """Return clips of as many frames that are slower or faster.
+
+    Args:
+        x_BCTHW: Clips.
+        stretch_B: How many times as long each becomes, before it is cut or filled up with zeros.
+        place_B: Where: 0 for the first of the places that the run of frames, or the clip, can have, up to 1.
+    """
+    num_frames = x_BCTHW.shape[2]
+    length_B = (num_frames * stretch_B).floor().clamp(min=1)
+    spare_B = length_B - num_frames
+    first_B = spare_B.sign() * (place_B * (spare_B.abs() + 1)).floor().clamp(max=spare_B.abs())
+    at_BT = torch.arange(num_frames, device=x_BCTHW.device) + first_B[:, None]
+    inside_BT = (at_BT >= 0) & (at_BT < length_B[:, None])
+    source_BT = ((at_BT + 0.5) / stretch_B[:, None] - 0.5).clamp(0, num_frames - 1)
+    before_BT = source_BT.floor()
+    index_BT = before_BT.long()
+    early = take_frames(x_BCTHW, index_BT)
+    late = take_frames(x_BCTHW, (index_BT + 1).clamp(max=num_frames - 1))
+    share_BT, inside_BT = (value[:, None, :, None, None] for value in (source_BT - before_BT, inside_BT))
+    return early.lerp(late, share_BT) * inside_BT
+
+
 _CHANGES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "color": _color,
     "translation": _translation,
     "cutout": _cutout,
+    "speed": _speed,
 }
