@@ -27,7 +27,7 @@ import torch
 
 import zoo
 from benchmarks.measure import processor
-from zoo.assemblies import Gan
+from zoo.assemblies import ASSEMBLIES, Gan
 from zoo.discovery import catalogue
 from zoo.recipe_files import resolve
 from zoo.training.loop import training_step
@@ -44,7 +44,7 @@ def names() -> list[str]:
     return [
         name
         for name in known.bundled_recipes()
-        if resolve(known.recipes[name], {}, known.recipes).recipe.assembly != "autoencoder"
+        if issubclass(ASSEMBLIES[resolve(known.recipes[name], {}, known.recipes).recipe.assembly], Gan)
     ]
 
 

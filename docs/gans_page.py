@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from zoo.assemblies import ASSEMBLIES, Gan
 from zoo.building import build_part
 from zoo.cli.common import count
 from zoo.discovery import catalogue
@@ -34,7 +35,7 @@ def gan_table(facts_of: Any) -> str:
     """
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     names = catalogue().bundled_recipes()
-    rows = [_row(facts_of(name), measured) for name in names if facts_of(name)["assembly"] != "autoencoder"]
+    rows = [_row(facts_of(name), measured) for name in names if _is_gan(facts_of(name))]
     lines = [
         f"Processor seconds a step by `{measured['command']}` on {measured['processor']}, one thread, "
         f"{measured['batch']} clips a batch, torch {measured['torch']}.",
@@ -44,6 +45,10 @@ def gan_table(facts_of: Any) -> str:
         *rows,
     ]
     return "\n".join(lines)
+
+
+def _is_gan(facts: dict[str, Any]) -> bool:
+    return issubclass(ASSEMBLIES[facts["assembly"]], Gan)
 
 
 def _row(facts: dict[str, Any], measured: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import click
 import pytest
 
+from zoo.building import resolve_recipe
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
@@ -138,3 +140,19 @@ def test_formulas_name_functions_that_exist() -> None:
 def test_the_schema_is_json() -> None:
     schema = json.loads((ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8"))
     assert schema["$defs"]["Recipe"]["properties"]["encoder"]["anyOf"][0]["type"] == "string"
+
+
+def test_the_page_on_gans_lists_gans_alone_and_says_of_each_what_is_published_and_what_is_not() -> None:
+    page = (ROOT / "docs" / "gans.md").read_text(encoding="utf-8")
+    names = re.findall(r"^\| `([\w-]+)` \| \[paper\]", page, flags=re.MULTILINE)
+    assert {resolve_recipe(name).recipe.assembly for name in names} == {"gan", "latent-gan"}
+    told = [
+        text
+        for text in re.split(r"^## ", page, flags=re.MULTILINE)
+        if "\n- Published" in text and re.search(r"\n- (Different|Ours)", text)
+    ]
+    for name in names:
+        # A section names its recipes in full or by their endings: `gan-video-digan`, `-tiny`.
+        families = [set(re.findall(r"`([\w-]*gan-video-[\w-]+)`", text)) for text in told]
+        found = [heads for heads in families if any(f"{name}-".startswith(f"{head}-") for head in heads)]
+        assert found, f"no section of docs/gans.md says what is published of {name} and what is not"
