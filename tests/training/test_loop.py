@@ -19,7 +19,8 @@ from zoo.errors import TrainingError
 from zoo.recipes import Ema, Optimizer, Schedule
 from zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from zoo.training.ema import MovingAverage
-from zoo.training.loop import Made, discriminator_step, model_step, training_step
+from zoo.training.loop import discriminator_step, model_step, training_step
+from zoo.training.made import Made
 from zoo.training.optimizers import make_optimizer, make_schedule
 from zoo.training.run import Labelled, Run, start
 from zoo.training.snapshot import restore, take_snapshot

@@ -14,61 +14,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from zoo.assemblies import Autoencoder, Gan, Sampler, TokenPrior
 from zoo.errors import TrainingError
-from zoo.outputs import Judged, Selection
+from zoo.outputs import Judged
 from zoo.ranks import num_parts, rank, share, shared_draw
 from zoo.training import objectives
 from zoo.training.augment import Augment
 from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.finite import agreed, step_not_finite
+from zoo.training.made import Made
 from zoo.training.regularizers import between, due, gradient_penalty_r1, gradient_penalty_wgan
 from zoo.training.run import Labelled, Numbers, Run
-
-if TYPE_CHECKING:
-    from zoo.outputs import Quantized
-
-
-class Made(NamedTuple):
-    """What a model made for a batch, and what of it the discriminators see.
-
-    Attributes:
-        x_BCTHW: Reconstructions; of a GAN the frames that are seen.
-        seen_x_BCTHW: The frames that the discriminators see.
-        selection: Which those are.
-        quantized: What its quantizer said, where it has one.
-        latents: What path lengths are measured along, where they are due.
-        own_loss: What a generator is trained with of its own, where it has such a loss.
-    """
-
-    x_BCTHW: Tensor
-    seen_x_BCTHW: Tensor
-    selection: Selection
-    quantized: Quantized | None = None
-    latents: tuple[Tensor, ...] = ()
-    own_loss: Tensor | None = None
-
-    def part(self, clips: slice) -> Made:
-        """Return some of its clips, of one that has no gradient."""
-        return Made(self.x_BCTHW[clips], self.seen_x_BCTHW[clips], self.selection.part(clips))
-
-    def detach(self) -> Made:
-        """Return it without gradient."""
-        return Made(self.x_BCTHW.detach(), self.seen_x_BCTHW.detach(), self.selection)
-
-    @staticmethod
-    def joined(parts: list[Made]) -> Made:
-        """Put the parts of a batch together, none of which has a gradient; a whole batch is not copied."""
-        if len(parts) == 1:
-            return parts[0]
-        x_BCTHW = torch.cat([part.x_BCTHW for part in parts])
-        seen_x_BCTHW = torch.cat([part.seen_x_BCTHW for part in parts])
-        return Made(x_BCTHW, seen_x_BCTHW, Selection.joined([part.selection for part in parts]))
 
 
 def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
