@@ -4,10 +4,13 @@ for inference."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ZooError
 
@@ -28,6 +31,34 @@ def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
 def at_least_fp32(tensor: Tensor) -> Tensor:
     """Return the tensor as float32, or as it is when already wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class FullPrecisionConv3d(TorchFunctionMode):
+    """Within it, 3D convolutions on a processor leave autocast: in bf16, oneDNN's gradients may be wrong.
+
+    With torch 2.13, that of the weights of a 4x4x4 kernel on one frame is 0 where it is 50, and there are
+    processors on which even outputs are not finite (`zoo.testing.subject.without_onednn`).
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in (F.conv3d, F.conv_transpose3d) or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **kwargs)
+        given = [*args, *kwargs.values()]
+        if any(isinstance(value, Tensor) and value.device.type != "cpu" for value in given):
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(*map(_in_full, args), **{name: _in_full(value) for name, value in kwargs.items()})
+
+
+def _in_full(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def lower_precision(model: nn.Module, dtype: str | torch.dtype) -> None:

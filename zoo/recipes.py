@@ -345,6 +345,16 @@ class Train(Strict):
     """What the monitors do when they find a run unwell: warn, or end it; off, there are none."""
     accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
     """Parts that a batch goes through the model in, one after the other, to save memory."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """What networks compute in: bf16 is autocast, weights and losses stay fp32. Left out, bf16 on GPUs that
+    have it and fp32 elsewhere."""
+    activation_checkpointing: bool = False
+    """Forget what lies between blocks of the model and compute it again in the backward pass: less memory,
+    more time, the same bits."""
+    compile: bool = False
+    """Have torch.compile make programs of the networks; needs a C++ compiler, and a minute at the start."""
+    memory_format: Literal["contiguous", "channels_last_3d"] = "contiguous"
+    """Order in memory of clips and convolution kernels."""
     not_finite: Literal["stop", "skip", "roll-back"] = "stop"
     """What is done about a loss, gradient or clip that is not finite: end the run, leave that update out, or
     go back to the last checkpoint and on with the clips that follow."""

@@ -229,6 +229,14 @@ class PrintsWhenCompiled(Encoder):
         return super().forward(x_BCTHW)
 
 
+class LouderEachCall(Encoder):
+    calls = 0
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(self.calls * x_BCTHW)
+
+
 BROKEN: list[tuple[Family, str, str]] = [
     ("encoder", "target_is_module", "PlainClass"),
     ("encoder", "signature_is_explicit", "AnyOptions"),
@@ -255,6 +263,7 @@ BROKEN: list[tuple[Family, str, str]] = [
     ("encoder", "same_type_in_train_and_eval", "TupleInTraining"),
     ("encoder", "same_type_in_train_and_eval", "WiderInTraining"),
     ("encoder", "autocast_finite", "OverflowsInHalf"),
+    ("encoder", "activation_checkpointing", "LouderEachCall"),
     ("encoder", "eval_keeps_state", "CountsInEval"),
     ("encoder", "no_hidden_state", "RemembersLastClip"),
     ("encoder", "train_state_is_saved", "FlagOutsideState"),

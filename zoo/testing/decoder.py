@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.testing import causality, encoder
+from zoo.testing import causality, encoder, recomputed
 from zoo.testing.results import checks, fail
 from zoo.testing.subject import GRIDS, Subject, seeded
 
@@ -101,4 +101,5 @@ CHECKS = [
         check_reaches_both_signs,
     ),
     *causality.CHECKS,
+    *recomputed.CHECKS,
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from zoo.testing import causality
+from zoo.testing import causality, recomputed
 from zoo.testing.results import checks, fail
 from zoo.testing.subject import GRIDS, Subject, require_finite
 
@@ -59,4 +59,5 @@ def require_input_gradient(subject: Subject) -> None:
 CHECKS = [
     *checks(check_shapes, check_channels, check_gradient_reaches_input),
     *causality.CHECKS,
+    *recomputed.CHECKS,
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from zoo.testing import recomputed
 from zoo.testing.decoder import (
     check_last_layer_is_parameter,
     check_last_layer_moves_output,
@@ -240,4 +241,5 @@ CHECKS = [
         check_label_matters,
         may_skip=True,
     ),
+    *recomputed.CHECKS,
 ]

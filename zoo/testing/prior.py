@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.sampling import Sampling
+from zoo.testing import recomputed
 from zoo.testing.results import CheckSkipped, checks, fail
 from zoo.testing.subject import Inputs, Subject, difference, require_equal, seeded
 
@@ -252,4 +253,5 @@ CHECKS = [
         check_frames_go_on,
     ),
     *checks(check_never_sees_later_codes, check_fill_keeps_what_is_known, check_label_matters, may_skip=True),
+    *recomputed.CHECKS,
 ]

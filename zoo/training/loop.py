@@ -52,27 +52,28 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
     adversarial = run.adversarial
     turns = adversarial.discriminator_steps if adversarial is not None else 0
     # All of them first: a loader that fails leaves the run between two steps.
-    taken = [next(batches).to(run.device) for _ in range(max(1, turns))]
+    taken = [run.laid_out(next(batches)) for _ in range(max(1, turns))]
     run.batches += len(taken)
     if not agreed(all(batch.is_finite() for batch in taken)):
         what, advice = "the clips hold numbers that are not finite", "Look at the data"
         run.skip(step_not_finite(what, run.step, {}, advice=advice))
         run.step += 1
         return {}
-    if rank():  # the first rank's chance is that of a run alone, which its checkpoints keep
-        torch.manual_seed(run.generator(f"rank {rank()}").initial_seed())
-    run.buffers.remember()
-    if isinstance(run.model, TokenPrior):
-        numbers = prior_step(run, taken[0])
-    else:
-        with run.autocast():
-            taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
-        made, numbers = model_step(run, taken[0])
-    for turn in range(turns):
+    with run.acceleration.step():
+        if rank():  # the first rank's chance is that of a run alone, which its checkpoints keep
+            torch.manual_seed(run.generator(f"rank {rank()}").initial_seed())
         run.buffers.remember()
-        if turn:
-            made = _make_aside(run, taken[turn], turn)
-        numbers |= discriminator_step(run, taken[turn], made, turn=turn)
+        if isinstance(run.model, TokenPrior):
+            numbers = prior_step(run, taken[0])
+        else:
+            with run.autocast():
+                taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
+            made, numbers = model_step(run, taken[0])
+        for turn in range(turns):
+            run.buffers.remember()
+            if turn:
+                made = _make_aside(run, taken[turn], turn)
+            numbers |= discriminator_step(run, taken[turn], made, turn=turn)
     if run.average is not None:
         run.average.update(run.model)
     run.step += 1

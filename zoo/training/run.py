@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zoo.errors import TrainingError
 from zoo.ranks import any_rank, average_gradients, distributed, micro_batch, same_everywhere, share
+from zoo.training.acceleration import Acceleration
 from zoo.training.anneal import annealed
 from zoo.training.augment import make_augment
 from zoo.training.batch_norm import over_whole_batch
@@ -128,6 +129,7 @@ class Run:
         lpips: Frozen distance network, when the objective has a perceptual term.
         keepers: What else keeps state from step to step: "augment", "contrastive", "lecam" and "path_length",
             those that the objective has.
+        acceleration: What makes a step faster or smaller.
         buffers: What the forward passes of an update move, to be put back when it is not made.
         accumulate: In how many parts a rank's share of a batch goes through the model; more than the recipe
             says once there was no memory for so few.
@@ -146,6 +148,7 @@ class Run:
     average: MovingAverage | None
     lpips: nn.Module | None
     keepers: nn.ModuleDict
+    acceleration: Acceleration
     buffers: Buffers
     accumulate: int
     step: int = 0
@@ -246,7 +249,7 @@ class Run:
             why = f"{whole} needs whole batches" if whole else "there are no smaller parts"
             raise TrainingError(
                 f"step {self.step + 1}: out of memory with {before} clips at a time, and {why}: set a "
-                "smaller train.batch_size, or smaller clips"
+                "smaller train.batch_size, train.activation_checkpointing=true, or smaller clips"
             ) from lacking
         doubled = [n for n in more if n >= 2 * self.accumulate]
         self.accumulate = (doubled or more)[0]
@@ -286,10 +289,14 @@ class Run:
         """Random numbers of this step."""
         return step_generator(self.train.seed, stream, self.step, turn=turn)
 
+    def laid_out(self, batch: Labelled) -> Labelled:
+        """Return a batch on the device, in the order in memory that the recipe asks for."""
+        batch = batch.to(self.device)
+        return batch._replace(x_BCTHW=self.acceleration.laid_out(batch.x_BCTHW))
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """bfloat16 where the device computes in it; losses are taken outside."""
-        bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+        """What networks compute in; losses are taken outside."""
+        return self.acceleration.autocast()
 
 
 def start(model: Assembly, device: torch.device) -> Run:
@@ -306,6 +313,7 @@ def start(model: Assembly, device: torch.device) -> Run:
         over_whole_batch(model)
         same_everywhere(model)
     model.before_training()
+    acceleration = Acceleration(model, device)
     keepers = nn.ModuleDict()
     if (adversarial := train.objective.adversarial) is not None:
         if adversarial.augment is not None:
@@ -337,6 +345,7 @@ def start(model: Assembly, device: torch.device) -> Run:
         lpips=lpips,
         keepers=keepers,
         accumulate=train.accumulate,
+        acceleration=acceleration,
         buffers=Buffers(model, keepers),
     )
 

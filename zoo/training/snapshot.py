@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from zoo.errors import TrainingError
 from zoo.recipes import Recipe
@@ -29,6 +30,7 @@ MAY_DIFFER = (
     "train.eval_every",
     "train.save_every",
     "train.not_finite",
+    "train.activation_checkpointing",
 )
 """Fields of a recipe that a resumed run may change: they change no step already taken."""
 
@@ -107,7 +109,7 @@ def refuse_other_recipe(snapshot: Snapshot, recipe: Recipe, *, folder: str) -> N
         TrainingError: Names every field that differs, with both values.
     """
     asked = dict(_fields(recipe.model_dump(mode="json")))
-    saved = dict(_fields(snapshot.state["recipe"]))
+    saved = dict(_fields(_of_this_version(snapshot.state["recipe"])))
     differing = [
         f"{path} is {_value(saved, path)} there and {_value(asked, path)} here"
         for path in dict.fromkeys(itertools.chain(saved, asked))
@@ -119,6 +121,14 @@ def refuse_other_recipe(snapshot: Snapshot, recipe: Recipe, *, folder: str) -> N
             f"{'; '.join(differing)}. Give the same name and settings (run.json there holds the command), or "
             "train elsewhere with --out"
         )
+
+
+def _of_this_version(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a saved recipe with the fields that it was saved before, which say that all is as it was."""
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:  # it has fields that there are no more
+        return recipe
 
 
 def _fields(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
