@@ -1,5 +1,5 @@
 """Writes the pages that follow from the code: docs/cli.md, docs/recipe-schema.md, the tables in README.md,
-docs/tokenizers.md, docs/gans.md, docs/weights.md and docs/reliability.md.
+docs/tokenizers.md, docs/gans.md, docs/weights.md, docs/performance.md and docs/reliability.md.
 
 ``python docs/generate.py`` writes them; with ``--check`` it leaves with 1 when one of them is out of date,
 which tests/test_docs.py holds too.
@@ -33,7 +33,9 @@ from gans_page import gan_table  # noqa: E402 - a file beside this one, however 
 from reliability_page import reliability_table  # noqa: E402 - alike
 from tokenizers_page import tokenizer_tables  # noqa: E402 - alike
 
-from benchmarks.stabilisers import OUTPUT as STABILITY  # noqa: E402 - a folder beside this one
+from benchmarks.options import OUTPUT as PERFORMANCE  # noqa: E402 - a folder beside this one
+from benchmarks.options import table as performance_table  # noqa: E402 - alike
+from benchmarks.stabilisers import OUTPUT as STABILITY  # noqa: E402 - alike
 from benchmarks.stabilisers import table as stability_table  # noqa: E402 - alike
 
 NOTE = "<!-- Written by docs/generate.py. Do not edit. -->"
@@ -72,6 +74,11 @@ def pages() -> dict[Path, str]:
             ROOT / "docs" / "gan-stability.md",
             "ring",
             stability_table(json.loads(STABILITY.read_text(encoding="utf-8"))["ring"]["rows"]),
+        ),
+        ROOT / "docs" / "performance.md": with_part(
+            ROOT / "docs" / "performance.md",
+            "options",
+            performance_table(json.loads(PERFORMANCE.read_text(encoding="utf-8"))),
         ),
         ROOT / "docs" / "reliability.md": with_part(
             ROOT / "docs" / "reliability.md", "reliability", reliability_table()

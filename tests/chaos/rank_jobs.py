@@ -79,7 +79,14 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def train(folder: Path, *, recipes: list[str], steps: int, resume: bool = False) -> None:
+def train(
+    folder: Path,
+    *,
+    recipes: list[str],
+    steps: int,
+    resume: bool = False,
+    change: dict[str, Any] | None = None,
+) -> None:
     """Train recipes one after the other; keep the numbers of every step and a hash of the weights."""
     found = {}
     for name in recipes:
@@ -93,6 +100,7 @@ def train(folder: Path, *, recipes: list[str], steps: int, resume: bool = False)
             num_workers=0,
             device="cpu",
             progress=False,
+            train=change or {},
         )
         lines = [
             {key: value for key, value in line.items() if key not in TIMES}

@@ -12,7 +12,9 @@ from chaos.ranks import (
     WITHIN,
     codebooks_that_differ,
     death_of_a_rank,
+    launch,
     quantizers,
+    results,
     rows_measured,
     same_as_one,
 )
@@ -25,6 +27,21 @@ def test_two_ranks_do_what_one_process_does(tmp_path: Path) -> None:
     assert not found["ranks differ"]
     assert found["gan on 2 ranks"] <= WITHIN
     assert found["vqgan on 2 ranks"] <= WITHIN
+
+
+@pytest.mark.slow
+def test_ranks_with_activation_checkpointing_and_bf16_do_what_they_do_without(tmp_path: Path) -> None:
+    for name, change in (
+        ("off", {}),
+        ("twice", {"activation_checkpointing": True}),
+        ("bf16", {"precision": "bf16"}),
+        ("both", {"precision": "bf16", "activation_checkpointing": True}),
+    ):
+        options = {"recipes": ["gan", "vqgan"], "steps": 3, "change": change}
+        ended = launch("train", 2, tmp_path / name, options)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+    assert results(tmp_path / "off") == results(tmp_path / "twice")
+    assert results(tmp_path / "bf16") == results(tmp_path / "both") != results(tmp_path / "off")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -64,7 +64,7 @@ class Acceleration:
         device: Where it is trained.
 
     Raises:
-        TrainingError: Activations are to be checkpointed and no part of the model has blocks.
+        TrainingError: There is nothing to checkpoint, or nothing that can be compiled.
     """
 
     def __init__(self, model: Assembly, device: torch.device) -> None:
@@ -76,26 +76,32 @@ class Acceleration:
                 if isinstance(module, nn.modules.conv._ConvNd):
                     for parameter in module.parameters(recurse=False):
                         parameter.data = self.laid_out(parameter.data)
-        blocks: list[nn.Module] = []
+        entries = list(_entries(model, self._train)) if self._train.compile else []
+        if self._train.compile and not entries:
+            raise TrainingError(
+                f"train.compile is on, and penalties differentiate every network of {model.name!r} twice, "
+                "which torch.compile cannot; set it to false"
+            )
         if self._train.activation_checkpointing:
-            blocks = [block for part in _networks(model) for block in find_blocks(part)]
-            if not blocks:
+            compiled = {part for part, _ in entries}
+            self._replacements += [
+                Replacement(block, "forward", checkpointed(block, compiled=part in compiled))
+                for part in _networks(model)
+                for block in find_blocks(part)
+            ]
+            if not self._replacements:
                 raise TrainingError(
                     f"train.activation_checkpointing is on, and no part of {model.name!r} has a block of two "
                     "layers or more, so there is nothing to save; set it to false"
                 )
-            self._replacements += [
-                Replacement(block, "forward", checkpointed(block, compiled=self._train.compile))
-                for block in blocks
+        whole = {module for module, _, _ in self._replacements}  # parts that are one block, compiled already
+        with in_place(self._replacements):
+            programs = [
+                Replacement(part, name, torch.compile(getattr(part, name), dynamic=False))
+                for part, name in entries
+                if name != "forward" or part not in whole
             ]
-        if self._train.compile:
-            with in_place(self._replacements):
-                compiled = [
-                    Replacement(part, name, torch.compile(getattr(part, name), dynamic=False))
-                    for part, name in _to_compile(model, self._train)
-                    if name != "forward" or part not in blocks  # those are compiled already
-                ]
-            self._replacements += compiled
+        self._replacements += programs
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """What networks compute in; losses are taken outside."""
@@ -136,10 +142,10 @@ def _networks(model: Assembly) -> Iterator[nn.Module]:
             yield part
 
 
-def _to_compile(model: Assembly, train: Train) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the networks of a step and their entries, but for those that a penalty differentiates twice.
+def _entries(model: Assembly, train: Train) -> Iterator[tuple[nn.Module, str]]:
+    """Yield what is to be compiled: the networks of a step, each with the method that a step calls.
 
-    torch.compile has no second derivative.
+    torch.compile has no second derivative, so those that a penalty differentiates twice are left out.
     """
     adversarial = train.objective.adversarial
     if adversarial is None or adversarial.path_length is None:
