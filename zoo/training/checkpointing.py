@@ -54,7 +54,7 @@ def checkpointed(block: nn.Module, *, compiled: bool = False) -> Callable[..., A
         contexts = contextlib.nullcontext(), _Buffers(block)
         return checkpoint(run, *args, use_reentrant=False, context_fn=lambda: contexts, **kwargs)
 
-    return torch.compiler.disable(forward) if compiled else forward
+    return torch.compiler.disable(forward) if compiled else forward  # type: ignore[no-untyped-call]
 
 
 class _Buffers:
@@ -77,7 +77,7 @@ class _Buffers:
         for owner, name, copy in self._before:
             setattr(owner, name, copy.clone())
 
-    def __exit__(self, *_: object) -> None:
-        for (owner, name, _), buffer in zip(self._before, self._now, strict=True):
-            setattr(owner, name, buffer)
+    def __exit__(self, *exception: object) -> None:
+        for (owner, name, _), now in zip(self._before, self._now, strict=True):
+            setattr(owner, name, now)
         self._now = []
