@@ -26,8 +26,9 @@ from zoo.ranks import num_parts, rank, share, shared_draw
 from zoo.training import objectives
 from zoo.training.augment import Augment
 from zoo.training.finite import agreed, step_not_finite
+from zoo.training.player import Numbers
 from zoo.training.regularizers import between, due, gradient_penalty_r1, gradient_penalty_wgan
-from zoo.training.run import Labelled, Numbers, Run
+from zoo.training.run import Labelled, Run
 
 if TYPE_CHECKING:
     from zoo.outputs import Quantized
@@ -99,7 +100,7 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
         return {}
     if rank():  # the first rank's chance is that of a run alone, which its checkpoints keep
         torch.manual_seed(run.generator(f"rank {rank()}").initial_seed())
-    run.buffers.remember()
+    run.begin_update()
     if isinstance(run.model, TokenPrior):
         numbers = prior_step(run, taken[0])
     else:
@@ -107,10 +108,11 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
             taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
         made, numbers = model_step(run, taken[0])
     for turn in range(turns):
-        run.buffers.remember()
+        run.begin_update()
         if turn:
             made = _make_aside(run, taken[turn], turn)
         numbers |= discriminator_step(run, taken[turn], made, turn=turn)
+    run.let_go()
     if run.average is not None:
         run.average.update(run.model)
     run.step += 1

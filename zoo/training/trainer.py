@@ -91,6 +91,7 @@ def train(
     device: str | torch.device | None = None,
     callbacks: Iterable[Any] = (),
     timeout_s: float = TIMEOUT_S,
+    fsdp: bool = False,
     **overrides: Any,
 ) -> TrainResult:
     """Train a model, keeping everything in one folder (see `zoo.training`).
@@ -120,6 +121,8 @@ def train(
         device: Where to train; a CUDA device when there is one, or else the CPU.
         callbacks: `zoo.training.Callback` objects, or names: ``("tensorboard",)``.
         timeout_s: Seconds that a rank waits for the others, where `torchrun` started several.
+        fsdp: Cut weights, their average and the optimisers' state over the ranks, instead of holding all of
+            them on each (`zoo.training.shards`). A run can go on with or without.
         **overrides: Changes to the recipe, as for `zoo.build`.
 
     Raises:
@@ -152,6 +155,7 @@ def train(
             max_bad=max_bad,
             device=device,
             callbacks=[callbacks] if isinstance(callbacks, str) else list(callbacks),
+            fsdp=fsdp,
             onto=onto,
             overrides=overrides,
         )
@@ -172,6 +176,7 @@ def _train(
     max_bad: float | None,
     device: str | torch.device | None,
     callbacks: list[Any],
+    fsdp: bool,
     onto: torch.device,
     overrides: Mapping[str, Any],
 ) -> TrainResult:
@@ -196,6 +201,7 @@ def _train(
         max_bad=max_bad,
         device=device,
         callbacks=callbacks,
+        fsdp=fsdp,
         overrides=overrides,
     )
     if needs_tokenizer and snapshot is None:
@@ -217,6 +223,7 @@ def _train(
             keep=keep,
             max_bad=max_bad,
             device=device,
+            fsdp=fsdp,
         )
         if first is not None and first.interrupted:
             result = dataclasses.replace(first, folder=folder, resume_command=command(resume=True))
@@ -243,10 +250,11 @@ def _train(
     if not rank():
         watchers = Callbacks([*own, *callbacks], callbacks_of_plugins(recipe.model_dump(mode="json")))
     facts = _facts(model, clips, onto)
+    facts["fsdp"] = fsdp
     facts |= {"command": command(), "resume_command": command(resume=True)}
     facts["init"] = {part: str(source) for part, source in init.items()} if init else None
     with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
-        run = start(model, onto)
+        run = start(model, onto, fsdp=fsdp)
         session = Session(
             run,
             folder=folder,
@@ -311,7 +319,7 @@ def _run(
     on_first(lambda: _close(session))
     result = TrainResult(
         folder=session.folder,
-        model=session.best.eval(),
+        model=session.final_model(),
         history=session.journal.lines,
         figures=dict(evaluation["values"]) if evaluation else {},
         step=session.run.step,
