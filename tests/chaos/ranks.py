@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -274,28 +273,6 @@ def _codebooks(folder: Path, quick: bool) -> Outcome:
     )
 
 
-def _uneven(folder: Path, quick: bool) -> Outcome:
-    most = 5 if quick else 17
-    wrong = []
-    for world in (2, 3, 4):
-        measured = rows_measured(folder / str(world), world=world, most=most)
-        wrong += [f"{num} on {world} ranks: {of}" for num, of in measured.items() if num != of]
-    began = time.monotonic()
-    stays_down = death_of_a_rank(folder / "down", restarts=0)
-    goes_on = death_of_a_rank(folder / "up", restarts=1)
-    ranks = goes_on["ranks"]
-    whole = goes_on["exit"] == 0 and {one["step"] for one in ranks} == {30}
-    run("one_dies", 2, folder / "whole", {"steps": 30, "dies_at": None, "slow_s": 0.0, "timeout_s": 10.0})
-    same = whole and ranks[0]["sha256"] == results(folder / "whole")[0]["sha256"]
-    return Outcome(
-        f"1 to {most} rows on 2, 3, 4 ranks: {', '.join(wrong) or 'each measured once'}; rank 1 killed: the "
-        f"other is out {stays_down['seconds']:.1f} s after the last checkpoint; started again by torchrun: "
-        f"{'ends with the weights of a run that nothing happened to' if same else 'does not end alike'}",
-        met=not wrong and stays_down["seconds"] < 15 and stays_down["exit"] != 0 and same,
-        note=f"{time.monotonic() - began:.0f} s for both deaths",
-    )
-
-
 EXPERIMENTS = [
     Experiment(
         13,
@@ -314,11 +291,5 @@ EXPERIMENTS = [
         "Every quantizer learns on several ranks with different latents",
         "its state is the same on all ranks at every step, to the bit",
         _codebooks,
-    ),
-    Experiment(
-        12,
-        "Fewer rows than ranks, rows that do not divide; a rank is killed",
-        "no hang, each row measured once; all down within 15 s, started again, nothing lost",
-        _uneven,
     ),
 ]
