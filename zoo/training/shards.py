@@ -184,7 +184,7 @@ class Shards:
         run = _run_in_a_rehearsal(model.recipe)
         for name in _PARTS:
             part = getattr(model, name, None)
-            if not _has_weights(part):
+            if part is None or not _has_weights(part):
                 continue
             if walks_twice and name == "generator":
                 self._at_work.append(keep_whole_at_work(part, mesh))
@@ -261,8 +261,8 @@ def _parameters(module: FSDPModule) -> list[nn.Parameter]:
     return list(module.parameters())
 
 
-def _has_weights(part: nn.Module | None) -> bool:
-    return part is not None and next(part.parameters(), None) is not None
+def _has_weights(part: nn.Module) -> bool:
+    return next(part.parameters(), None) is not None
 
 
 def cut_by_blocks(part: nn.Module, run: Collection[str], mesh: DeviceMesh) -> None:
