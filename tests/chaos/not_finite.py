@@ -54,8 +54,8 @@ def at_start(change: Callable[[Run], None]) -> Iterator[None]:
     """Have every run changed as it starts."""
     start = trainer.start
 
-    def changed(*args: Any) -> Run:
-        run = start(*args)
+    def changed(*args: Any, **kwargs: Any) -> Run:
+        run = start(*args, **kwargs)
         change(run)
         return run
 
