@@ -64,7 +64,7 @@ def train_both(out: Path, *, tokenizer_steps: int, prior_steps: int, num_clips: 
     )
     # There are more sequences than it can learn by heart, so nothing has to be dropped.
     prior = settings(
-        generator__factors=4, generator__dropout=0, train__batch_size=8, train__steps=prior_steps
+        generator__factors=4, generator__dropout=0, train__batch_size=4, train__steps=prior_steps
     )
     return train(
         out,
@@ -103,8 +103,8 @@ def curve(x_NCTHW: Tensor, y_NCTHW: Tensor) -> list[float]:
 
 @click.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of models and tokens.")
-@click.option("--tokenizer-steps", default=2300, show_default=True, help="Steps of the tokenizer.")
-@click.option("--prior-steps", default=1500, show_default=True, help="Steps of the prior.")
+@click.option("--tokenizer-steps", default=2000, show_default=True, help="Steps of the tokenizer.")
+@click.option("--prior-steps", default=3200, show_default=True, help="Steps of the prior.")
 @click.option("--num-clips", default=10_000, show_default=True, help="Sequences that the prior trains on.")
 @click.option("--num", default=100, show_default=True, help="Held-out sequences that are predicted.")
 def main(out: Path, tokenizer_steps: int, prior_steps: int, num_clips: int, num: int) -> None:

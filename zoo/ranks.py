@@ -280,6 +280,33 @@ def same_everywhere(module: nn.Module) -> None:
             tensor.data.copy_(whole)
 
 
+def own_share(tensor: Tensor) -> Tensor:
+    """Return this rank's share of a tensor that is cut over the ranks, and any other tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def cut_alike(tensor: Tensor, like: Tensor) -> Tensor:
+    """Cut a whole tensor, which every rank has, as another one is cut; nothing is sent."""
+    if not hasattr(like, "to_local"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Put together a tensor that is cut over the ranks, on the first one's host; on others it is empty.
+
+    Any other tensor is returned as it is. Every rank calls it, for the same tensors in the same order.
+    """
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    cut: Any = tensor.detach()
+    full: Tensor = cut.full_tensor()
+    return full.cpu() if is_first() else full.new_empty(0)
+
+
 def on_first(work: Callable[[], _T]) -> _T | None:
     """Do something on rank 0 while the others wait, however long it takes; they get None.
 

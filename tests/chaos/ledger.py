@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from chaos.experiment import Experiment, Outcome
+from chaos.ranks import results, run
 from PIL import Image
 from training.squares import CLIP, Squares
 
@@ -125,24 +126,48 @@ def measure(rows: int, workers: int, *, stream: bool, batch_size: int = 16, epoc
     return ledger(keys, rows=rows, epochs=epochs)
 
 
+def over_ranks(folder: Path, rows: int, worlds: Sequence[int], *, batch_size: int = 40) -> Ledger:
+    """Train for one epoch in as many parts as there are numbers of ranks, in processes of their own.
+
+    Args:
+        folder: The run's.
+        rows: Rows.
+        worlds: How many ranks there are in each part of the run.
+        batch_size: Clips in a batch of all ranks.
+    """
+    steps = rows // batch_size
+    assert steps * batch_size == rows
+    keys: list[int] = []
+    for part, world in enumerate(worlds):
+        options = {"rows": rows, "batch_size": batch_size, "part": part}
+        run("trained_on", world, folder, options | {"steps": steps * (part + 1) // len(worlds)})
+        shares = results(folder / f"part-{part}")
+        assert len(shares) == world
+        keys += itertools.chain(*shares)
+    return ledger(keys, rows=rows)
+
+
 def _run(folder: Path, quick: bool) -> Outcome:
     rows, found = (1_000 if quick else 10_000), []
+    for worlds in ((2,) * 4, (4,) * 4, (1, 2, 4, 2)):
+        found.append(over_ranks(folder / "-".join(map(str, worlds)), rows, worlds))
+        print(f"ranks {worlds}: {found[-1]}", flush=True)
     for stream, workers in itertools.product((False, True), (0, 2, 4)):
         found.append(measure(rows, workers, stream=stream, epochs=1 if stream else 2))
         print(f"{'stream' if stream else 'map-style'}, {workers} workers: {found[-1]}", flush=True)
     lost, twice = sum(one.lost for one in found), sum(one.twice for one in found)
     return Outcome(
         f"{lost} rows lost, {twice} twice, of {sum(one.rows for one in found):,} (map-style over two epochs, "
-        "a stream of eight shards over one, each with 0, 2 and 4 workers and 3 resumes)",
+        "a stream of eight shards over one, each with 0, 2 and 4 workers and 3 resumes; and training for one "
+        "epoch with 3 resumes on 2 ranks, on 4, and on 1, then 2, then 4, then 2)",
         lost == twice == 0,
-        "one rank",
     )
 
 
 EXPERIMENTS = [
     Experiment(
         3,
-        "a ledger of 10,000 rows, shuffled, 3 resumes, 0, 2 and 4 workers",
+        "a ledger of 10,000 rows, shuffled, 3 resumes, 0, 2 and 4 workers, 1, 2 and 4 ranks",
         "0 rows lost, 0 twice",
         _run,
     )

@@ -17,6 +17,7 @@ from torch import nn
 from training.squares import GAN, VQGAN, VQVAE, Squares
 
 import zoo
+from zoo.ranks import own_share
 from zoo.training import trainer
 from zoo.training.checkpoint import load_checkpoint
 from zoo.training.finite import NotFiniteError
@@ -53,8 +54,8 @@ def at_start(change: Callable[[Run], None]) -> Iterator[None]:
     """Have every run changed as it starts."""
     start = trainer.start
 
-    def changed(*args: Any) -> Run:
-        run = start(*args)
+    def changed(*args: Any, **kwargs: Any) -> Run:
+        run = start(*args, **kwargs)
         change(run)
         return run
 
@@ -121,14 +122,27 @@ class Survived:
     steps: int
 
 
-def survive(folder: Path, name: str, fault: str, policy: str, *, at: int) -> Survived:
-    """Train a tiny model in which something breaks at batch number `at`."""
-    value = {"clips nan": math.nan, "clips inf": math.inf}.get(fault)
+def survive(
+    folder: Path, name: str, fault: str, policy: str, *, at: int, here: bool = True, fsdp: bool = False
+) -> Survived:
+    """Train a tiny model in which something breaks at batch number `at`.
+
+    Args:
+        folder: The run's.
+        name: Of the recipe.
+        fault: What breaks.
+        policy: What the recipe says to do then.
+        at: Number of the batch.
+        here: Whether it breaks on this rank.
+        fsdp: Cut weights over the ranks.
+    """
+    value = {"clips nan": math.nan, "clips inf": math.inf}.get(fault) if here else None
     runs: list[Run] = []
 
     def change(run: Run) -> None:
         runs.append(run)
-        break_part(run, fault, at)
+        if here:
+            break_part(run, fault, at)
 
     stopped, told = False, 0
     with at_start(change):
@@ -140,6 +154,7 @@ def survive(folder: Path, name: str, fault: str, policy: str, *, at: int) -> Sur
                 progress=False,
                 num_workers=0,
                 device="cpu",
+                fsdp=fsdp,
             )
             told = len(_facts(folder)["not_finite"])
             assert result.step == STEPS
@@ -152,7 +167,7 @@ def survive(folder: Path, name: str, fault: str, policy: str, *, at: int) -> Sur
     if (folder / "checkpoint").exists():
         snapshot = load_checkpoint(folder / "checkpoint")
         tensors += [tensor for named in snapshot.tensors.values() for tensor in named.values()]
-    finite = all(bool(torch.isfinite(x).all()) for x in tensors if x.is_floating_point())
+    finite = all(bool(torch.isfinite(own_share(x)).all()) for x in tensors if x.is_floating_point())
     # Where the model is broken the discriminators cannot learn from what it made either.
     expected = 2 if (policy, fault) == ("skip", "model") and name != "vqvae" else 1
     return Survived(finite, stopped if policy == "stop" else not stopped and told == expected, run.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -13,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from training.squares import GAN, VQGAN, VQVAE, Squares
+from training.test_token_prior import PRIOR
 
 import zoo
 from zoo.data.clips import Taken
 from zoo.data.sampling import Draw
 from zoo.discovery import catalogue
-from zoo.ranks import average_gradients, joined, same_everywhere
+from zoo.ranks import average_gradients, joined, mean_everywhere, same_everywhere
 from zoo.testing.subject import Subject
 
 # Adam divides a gradient by its size: one that is nothing but rounding (of a bias before batch norm) becomes
@@ -30,6 +33,30 @@ RECIPES = {
     "gan": {**GAN, "train": {**GAN["train"], "optimizer": _ADAM}},
     "vqgan": {**VQGAN, "train": {**VQGAN["train"], "optimizer": _ADAM, "discriminator_optimizer": _ADAM}},
     "vqvae": VQVAE,
+    "prior": {
+        **PRIOR,
+        "tokenizer": {"use": "vqvae-video-tiny", "train": {"steps": 3, "optimizer": _ADAM}},
+        "train": {**PRIOR["train"], "batch_size": 4, "optimizer": _ADAM},
+    },
+    # Every penalty on slopes at once, of which each walks through a player twice.
+    "slopes": {
+        **GAN,
+        "train": {
+            **GAN["train"],
+            "optimizer": _ADAM,
+            "objective": {
+                "adversarial": {
+                    "loss": "non-saturating",
+                    "r1": {"weight": 1.0, "every": 2},
+                    "r2": {"weight": 0.5},
+                    "gradient_penalty": {"weight": 1.0, "every": 3},
+                    "path_length": {"weight": 1.0, "every": 2},
+                    "lecam": {"weight": 0.1},
+                    "augment": {"use": "ada", "interval": 2, "adjust_clips": 40},
+                }
+            },
+        },
+    },
 }
 RANK = int(os.environ.get("RANK", "0"))
 TIMES = ("steps_per_s", "data_wait_share", "seconds")
@@ -86,6 +113,7 @@ def train(
     steps: int,
     resume: bool = False,
     change: dict[str, Any] | None = None,
+    fsdp: bool = False,
 ) -> None:
     """Train recipes one after the other; keep the numbers of every step and a hash of the weights."""
     found = {}
@@ -97,6 +125,7 @@ def train(
             out=folder / name,
             steps=steps,
             resume=resume,
+            fsdp=fsdp,
             num_workers=0,
             device="cpu",
             progress=False,
@@ -139,6 +168,50 @@ def one_dies(folder: Path, *, steps: int, dies_at: int | None, slow_s: float, ti
     write(folder, {"step": result.step, "sha256": digest(result.model), "attempt": attempt})
 
 
+def trained_on(folder: Path, *, rows: int, batch_size: int, steps: int, part: int) -> None:
+    """Train up to a step, from where an earlier part of the run ended; keep the row of every clip."""
+    from zoo.training import session
+
+    seen: list[int] = []
+    step = session.training_step
+
+    def noting(run: Any, batches: Any) -> Any:
+        def passed_on() -> Any:
+            for batch in batches:
+                seen.extend(batch.label_B.tolist())
+                yield batch
+
+        return step(run, passed_on())
+
+    session.training_step = noting
+    recipe = {**VQVAE, "train": {**VQVAE["train"], "batch_size": batch_size, "log_every": 1000}}
+    options: dict[str, Any] = {"num_workers": 0, "device": "cpu", "progress": False, "resume": part > 0}
+    zoo.train(recipe, data={"train": Numbered(rows)}, out=folder / "run", steps=steps, **options)
+    write(folder / f"part-{part}", seen)
+
+
+class Numbered(Squares):
+    """As many clips as one wants, each a picture that costs nothing and has its number for a label."""
+
+    frame = np.zeros((16, 16, 3), np.uint8)
+
+    def _take(self, index: int, chance: Draw) -> tuple[Taken, str, int]:
+        return Taken([self.frame] * 4, 0.0), self._name(index), index
+
+
+def not_finite(folder: Path, *, names: list[str], fsdp: bool) -> None:
+    """Break something on rank 1 alone; keep whether all ranks did as the recipe says, and end alike."""
+    from chaos.not_finite import POLICIES, survive
+
+    found = {}
+    for name in names:
+        for policy, fault in itertools.product(POLICIES, ("clips nan", "model", "discriminator")):
+            out = folder / f"{name}-{policy}-{fault}"
+            one = survive(out, name, fault, policy, at=3, here=RANK == 1, fsdp=fsdp)
+            found[out.name] = [one.finite, one.as_asked, one.steps]
+    write(folder, found)
+
+
 def codebooks(folder: Path, *, parts: list[str], steps: int) -> None:
     """Train every quantizer on latents that differ between the ranks; keep a hash of its state every step.
 
@@ -168,6 +241,61 @@ def codebooks(folder: Path, *, parts: list[str], steps: int) -> None:
                 hashes.append(digest(module))
             found[name] = hashes
     write(folder, found)
+
+
+def cut_parts(folder: Path, *, parts: list[str]) -> None:
+    """Compare gradients of parts that are cut over the ranks with those of whole ones; keep what differs."""
+    from zoo.training.shards import cut_by_blocks, keep_whole_at_work, modules_run
+
+    found = {}
+    with joined(torch.device("cpu"), 60):
+        mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+        for name in parts:
+            kind, _, part = name.partition("/")
+            subject = Subject(catalogue().find(kind, part))  # type: ignore[arg-type]
+            alone = subject.build().train()
+            inputs = subject.inputs(alone, batch=2)
+            run = modules_run(alone)
+            wanted = _gradients(subject, alone, inputs, twice=False)
+            wanted = {name: None if g is None else mean_everywhere(g) for name, g in wanted.items()}
+            cut = subject.build().train()
+            cut_by_blocks(cut, run, mesh)
+            found[name] = _apart(wanted, _gradients(subject, cut, inputs, twice=False))
+            if kind == "discriminator" or subject.makes_clips:
+                wanted = _gradients(subject, subject.build().train(), inputs, twice=True)
+                cut = subject.build().train()
+                kept = keep_whole_at_work(cut, mesh)
+                kept.unshard()
+                found[f"{name} twice"] = _apart(wanted, _gradients(subject, cut, inputs, twice=True))
+    write(folder, found)
+
+
+def _gradients(subject: Subject, module: nn.Module, inputs: Any, *, twice: bool) -> dict[str, Tensor | None]:
+    """Return the gradients of a loss of all outputs; with `twice`, of a penalty on its slopes beside it."""
+    torch.manual_seed(0)
+    inputs = {
+        name: x.clone().requires_grad_(twice) if x.is_floating_point() else x for name, x in inputs.items()
+    }
+    outputs = [x.float() for x in subject.outputs(module, inputs).values() if x.requires_grad]
+    loss = torch.stack([x.square().mean() + x.mean() for x in outputs]).sum()
+    if twice:
+        asked = [x for x in inputs.values() if x.requires_grad]
+        slopes = torch.autograd.grad(loss, asked, create_graph=True, allow_unused=True)
+        loss = loss + torch.stack([g.square().sum() for g in slopes if g is not None]).sum()
+    loss.backward()
+    return {
+        name: None if p.grad is None else getattr(p.grad, "full_tensor", lambda p=p: p.grad)()
+        for name, p in module.named_parameters()
+    }
+
+
+def _apart(wanted: dict[str, Tensor | None], found: dict[str, Tensor | None]) -> float:
+    """Return the largest difference of two sets of gradients, relative to the largest gradient."""
+    if {name for name, g in wanted.items() if g is None} != {n for n, g in found.items() if g is None}:
+        return float("inf")
+    pairs = [(g, f) for g, f in zip(wanted.values(), found.values(), strict=True) if g is not None]
+    largest = max((float(g.abs().max()) for g, _ in pairs), default=0.0) or 1.0
+    return max((float((g - f).abs().max()) for g, f in pairs if f is not None), default=0.0) / largest
 
 
 def main() -> None:

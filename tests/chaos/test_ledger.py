@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from chaos.ledger import Ledger, ledger, measure
+from chaos.ledger import Ledger, ledger, measure, over_ranks
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -11,6 +13,10 @@ from chaos.ledger import Ledger, ledger, measure
 def test_every_row_is_seen_once_an_epoch_however_often_the_run_is_cut(workers: int, stream: bool) -> None:
     found = measure(336, workers, stream=stream)
     assert found == Ledger(rows=672, lost=0, twice=0)
+
+
+def test_every_row_is_seen_once_while_the_number_of_ranks_changes(tmp_path: Path) -> None:
+    assert over_ranks(tmp_path, 80, (1, 2), batch_size=8) == Ledger(rows=80, lost=0, twice=0)
 
 
 @pytest.mark.slow

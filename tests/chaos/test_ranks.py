@@ -10,23 +10,113 @@ import torch
 from chaos.rank_jobs import Rough
 from chaos.ranks import (
     WITHIN,
+    bad_numbers,
+    bundled,
     codebooks_that_differ,
     death_of_a_rank,
+    files_that_differ,
+    gradients_apart,
     launch,
     quantizers,
     results,
     rows_measured,
     same_as_one,
 )
+from training.squares import VQVAE
 
 from zoo.data import make_loader
+from zoo.errors import TrainingError
+from zoo.recipes import Optimizer, Recipe
+from zoo.training.optimizers import make_optimizer
+from zoo.training.shards import BY_NUMBER, refuse_fsdp
 
 
 def test_two_ranks_do_what_one_process_does(tmp_path: Path) -> None:
-    found = same_as_one(tmp_path, steps=4, worlds=(2,), repeat=False)
-    assert not found["ranks differ"]
-    assert found["gan on 2 ranks"] <= WITHIN
-    assert found["vqgan on 2 ranks"] <= WITHIN
+    found = same_as_one(tmp_path, steps=4, ways=("2 ranks", "2 ranks with --fsdp"))
+    assert not found.pop("ranks differ")
+    assert not found.pop("repeats differ")
+    assert len(found) == 4
+    assert max(found.values()) <= WITHIN, found
+
+
+@pytest.mark.slow
+def test_penalties_that_walk_through_a_player_twice_are_those_of_one_process(tmp_path: Path) -> None:
+    ways = ("2 ranks", "2 ranks with --fsdp", "2 ranks with --fsdp")
+    found = same_as_one(tmp_path, steps=6, ways=ways, recipes=("slopes",))
+    assert not found.pop("ranks differ")
+    assert not found.pop("repeats differ")
+    assert max(found.values()) <= WITHIN, found
+
+
+def test_a_part_that_is_cut_over_ranks_has_the_gradients_of_a_whole_one(tmp_path: Path) -> None:
+    families = ("vqvae:", "gan:stylegan-v", "priors:gpt")
+    parts = [name for name in bundled() if any(family in name for family in families)]
+    assert len(parts) == 5
+    assert gradients_apart(tmp_path, parts) == {}
+
+
+@pytest.mark.slow
+def test_every_bundled_part_can_be_cut_over_ranks(tmp_path: Path) -> None:
+    assert len(bundled()) >= 60
+    assert gradients_apart(tmp_path, bundled()) == {}
+
+
+def test_what_two_ranks_save_of_cut_weights_is_what_one_process_saves(tmp_path: Path) -> None:
+    assert files_that_differ(tmp_path, way="2 ranks with --fsdp", steps=3) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "other"), [("alone", "2 ranks with --fsdp"), ("2 ranks", "alone")])
+def test_what_is_saved_does_not_tell_on_how_many_ranks(tmp_path: Path, way: str, other: str) -> None:
+    assert files_that_differ(tmp_path, way=way, steps=3, other=other) == []
+
+
+def test_a_bad_number_on_one_rank_is_one_on_all(tmp_path: Path) -> None:
+    assert bad_numbers(tmp_path, way="2 ranks with --fsdp", names=("gan",)) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["2 ranks", "2 ranks with --fsdp"])
+def test_a_bad_number_on_one_rank_is_one_on_all_in_every_family(tmp_path: Path, way: str) -> None:
+    assert bad_numbers(tmp_path, way=way, names=("vqvae", "vqgan", "gan")) == {}
+
+
+def test_cutting_weights_over_one_rank_is_refused() -> None:
+    with pytest.raises(TrainingError, match="start with torchrun"):
+        refuse_fsdp(Recipe.model_validate(VQVAE))
+
+
+@pytest.mark.parametrize("name", BY_NUMBER)
+def test_an_optimizer_of_single_numbers_does_to_halves_what_it_does_to_the_whole(name: str) -> None:
+    config = Optimizer(use=name, lr=1e-2)
+    torch.manual_seed(0)
+    whole = torch.nn.Parameter(torch.randn(6, 3))
+    halves = [torch.nn.Parameter(half.clone()) for half in whole.detach().chunk(2)]
+    one, two = make_optimizer(config, [whole]), make_optimizer(config, halves)
+    for _ in range(5):
+        gradient = torch.randn(6, 3)
+        whole.grad = gradient
+        for half, part in zip(halves, gradient.chunk(2), strict=True):
+            half.grad = part.clone()
+        one.step()
+        two.step()
+    assert torch.equal(torch.cat(list(halves)), whole)
+
+
+def test_an_optimizer_that_looks_at_whole_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.training.shards.distributed", lambda: True)
+    recipe = {**VQVAE, "train": {**VQVAE["train"], "optimizer": {"use": "lamb"}}}
+    with pytest.raises(TrainingError, match="'lamb' may need all of it: choose one of adadelta"):
+        refuse_fsdp(Recipe.model_validate(recipe))
+
+
+@pytest.mark.parametrize("field", ["compile", "contrastive"])
+def test_what_keeps_whole_networks_is_refused(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    monkeypatch.setattr("zoo.training.shards.distributed", lambda: True)
+    adversarial = {"loss": "hinge", "contrastive": {}} if field == "contrastive" else {"loss": "hinge"}
+    train = {**VQVAE["train"], "compile": field == "compile", "objective": {"adversarial": adversarial}}
+    with pytest.raises(TrainingError, match=f"train.*{field} keeps them"):
+        refuse_fsdp(Recipe.model_validate({**VQVAE, "train": train}))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from chaos.stopped import PHASES, SIGNALS, prepare, stop
+from chaos.stopped import ON_RANKS, PHASES, SIGNALS, prepare, stop, stop_ranks
 
 CASES = [
     ("start", signal.SIGTERM, 2, True),
@@ -32,3 +32,17 @@ def test_a_run_that_is_asked_to_stop_saves_and_leaves(
 def test_every_signal_in_every_phase(tmp_path: Path, phase: str, number: signal.Signals) -> None:
     found = stop(prepare(tmp_path), tmp_path / "run", phase=phase, number=number, workers=2, group=True)
     assert found.fine, found
+
+
+def test_ranks_that_are_asked_to_stop_save_and_leave(tmp_path: Path) -> None:
+    words = prepare(tmp_path)
+    found = stop_ranks(words, tmp_path / "run", phase="train", number=signal.SIGTERM, whom="launcher")
+    assert found.fine_on_ranks, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(("number", "whom"), ON_RANKS)
+def test_every_phase_of_ranks(tmp_path: Path, phase: str, number: signal.Signals, whom: str) -> None:
+    found = stop_ranks(prepare(tmp_path), tmp_path / "run", phase=phase, number=number, whom=whom)
+    assert found.fine_on_ranks, found

@@ -31,6 +31,7 @@ COMMANDS = {
     "eval": "zoo.cli.eval:eval_command",
     "compare": "zoo.cli.compare:compare_command",
     "report": "zoo.cli.report:report",
+    "bench": "zoo.cli.bench:bench_command",
     "check": "zoo.cli.check:check",
     "doctor": "zoo.cli.doctor:doctor",
     "new-plugin": "zoo.cli.new_plugin:new_plugin",

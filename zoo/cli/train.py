@@ -49,6 +49,11 @@ from zoo.cli.common import INTERRUPTED, device_option, force_option, json_option
     help="Seconds that a rank waits for the others, where torchrun started several.",
 )
 @click.option(
+    "--fsdp",
+    is_flag=True,
+    help="Cut weights and optimizer over the processes that torchrun started: for models too large for each.",
+)
+@click.option(
     "--keep",
     type=click.IntRange(min=1),
     default=1,
@@ -77,6 +82,7 @@ def train(
     resume: bool,
     auto_resume: bool,
     rank_timeout: float,
+    fsdp: bool,
     parts_from: tuple[str, ...],
     workers: int | None,
     keep: int,
@@ -125,6 +131,7 @@ def train(
             max_bad=max_bad,
             callbacks=callbacks,
             timeout_s=rank_timeout,
+            fsdp=fsdp,
             **overrides,
         )
     from zoo.ranks import is_first

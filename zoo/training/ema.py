@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zoo.assemblies import Assembly
+from zoo.ranks import own_share
 from zoo.recipes import Ema
 
 _DISCRIMINATOR = "discriminator."
@@ -62,7 +63,7 @@ class MovingAverage:
         """Move the average towards the weights of `model`, the model this was made from."""
         weight = 1 - self.decay
         pairs = zip(_own(self.model.named_parameters()), _own(model.named_parameters()), strict=True)
-        averages, weights = map(list, zip(*pairs, strict=True))
+        averages, weights = map(list, zip(*((own_share(a), own_share(w)) for a, w in pairs), strict=True))
         torch._foreach_lerp_(averages, weights, weight)
         for mine, theirs in zip(_own(self.model.named_buffers()), _own(model.named_buffers()), strict=True):
             mine.copy_(theirs)

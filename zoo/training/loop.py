@@ -27,8 +27,9 @@ from zoo.training.augment import Augment
 from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.finite import agreed, step_not_finite
 from zoo.training.made import Made
+from zoo.training.player import Numbers
 from zoo.training.regularizers import between, due, gradient_penalty_r1, gradient_penalty_wgan
-from zoo.training.run import Labelled, Numbers, Run
+from zoo.training.run import Labelled, Run
 
 
 def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
@@ -62,7 +63,7 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
     with run.acceleration.step():
         if rank():  # the first rank's chance is that of a run alone, which its checkpoints keep
             torch.manual_seed(run.generator(f"rank {rank()}").initial_seed())
-        run.buffers.remember()
+        run.begin_update()
         if isinstance(run.model, TokenPrior):
             numbers = prior_step(run, taken[0])
         else:
@@ -70,10 +71,11 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
                 taken = [batch._replace(x_BCTHW=run.model.shown(batch.x_BCTHW)) for batch in taken]
             made, numbers = model_step(run, taken[0])
         for turn in range(turns):
-            run.buffers.remember()
+            run.begin_update()
             if turn:
                 made = _make_aside(run, taken[turn], turn)
             numbers |= discriminator_step(run, taken[turn], made, turn=turn)
+    run.let_go()
     if run.average is not None:
         run.average.update(run.model)
     run.step += 1

@@ -169,6 +169,7 @@ def train_command(
     max_bad: float | None = None,
     device: object = None,
     callbacks: Sequence[Any] = (),
+    fsdp: bool = False,
     overrides: Mapping[str, Any],
     resume: bool = False,
 ) -> str:
@@ -193,6 +194,8 @@ def train_command(
         words += ["--device", str(device)]
     for callback in callbacks:
         words += ["--callback", callback]
+    if fsdp:
+        words.append("--fsdp")
     for path, value in flat(overrides):
         words += ["--set", f"{path}={_as_yaml(value)}"]
     return shlex.join([*words, "--resume"] if resume else words)

@@ -8,32 +8,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
-from zoo.ranks import any_rank, average_gradients, distributed, micro_batch, same_everywhere, share
+from zoo.ranks import any_rank, distributed, micro_batch, same_everywhere, share, whole
 from zoo.training.acceleration import Acceleration
 from zoo.training.anneal import annealed
 from zoo.training.augment import make_augment
 from zoo.training.batch_norm import over_whole_batch
 from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.ema import MovingAverage
-from zoo.training.finite import IN_A_ROW, Buffers, NotFiniteError, agreed, step_not_finite
+from zoo.training.finite import IN_A_ROW, Buffers, NotFiniteError
 from zoo.training.objectives import objective_of_whole_batches
-from zoo.training.optimizers import Scheduler, make_optimizer, make_schedule
+from zoo.training.player import Numbers, Player, Weights
 from zoo.training.regularizers import LecamMeans, PathLengthMean
 from zoo.training.rng import step_generator
 
 if TYPE_CHECKING:
     from zoo.assemblies import Assembly
-    from zoo.recipes import Adversarial, Optimizer, Train
-
-Numbers = dict[str, Tensor]
-"""Detached scalars of a step, by name."""
+    from zoo.recipes import Adversarial, Train
+    from zoo.training.shards import Shards
 
 
 class Labelled(NamedTuple):
@@ -62,59 +60,6 @@ class Labelled(NamedTuple):
         return not self.x_BCTHW.is_floating_point() or bool(torch.isfinite(self.x_BCTHW).all())
 
 
-class Player:
-    """One side of the game: its parameters, their optimiser and its schedule."""
-
-    def __init__(self, name: str, parameters: list[nn.Parameter], config: Optimizer, train: Train) -> None:
-        self.name = name
-        self.parameters = parameters
-        self.optimizer = make_optimizer(config, parameters)
-        self.schedule: Scheduler = make_schedule(
-            train.schedule, self.optimizer, peak_lr=config.lr, steps=train.steps
-        )
-        self.max_norm = train.clip_grad_norm or float("inf")
-
-    def forget(self) -> None:
-        """Let go of gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def update(self, loss: Tensor, *, step: int, numbers: Numbers) -> Tensor:
-        """Take one optimiser step down the gradients that were collected, and return their norm.
-
-        Args:
-            loss: The loss that they are of, without a graph.
-            step: Number of the step.
-            numbers: The step's numbers, for the error.
-
-        Raises:
-            NotFiniteError: Loss or gradient is not finite; this side's weights are as they were.
-        """
-        self.schedule.step_update(step)
-        average_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
-        if not agreed(bool(torch.isfinite(loss) & torch.isfinite(norm))):
-            self.forget()
-            what = f"the {self.name}'s loss is {float(loss)}"
-            if bool(torch.isfinite(loss)):
-                what = f"the norm of the {self.name}'s gradient is {float(norm)}"
-            raise step_not_finite(what, step, numbers)
-        self.optimizer.step()
-        return norm.detach()
-
-    def set_betas(self, betas: Sequence[float]) -> None:
-        """Change the optimiser's decays; of one that has none but momentum, that is the first."""
-        for group in self.optimizer.param_groups:
-            if "betas" in group:
-                group["betas"] = (*betas, *group["betas"][2:])
-            elif "momentum" in group:
-                group["momentum"] = betas[0]
-
-    @property
-    def lr(self) -> float:
-        """Rate of the last update."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-
 @dataclasses.dataclass
 class Run:
     """The state of a run: everything that a step reads or changes.
@@ -133,6 +78,7 @@ class Run:
         buffers: What the forward passes of an update move, to be put back when it is not made.
         accumulate: In how many parts a rank's share of a batch goes through the model; more than the recipe
             says once there was no memory for so few.
+        shards: What has the weights cut over the ranks, where they are.
         step: Steps taken.
         batches: Batches taken from the data.
         skipped: Updates left out one after the other, up to the last.
@@ -151,6 +97,7 @@ class Run:
     acceleration: Acceleration
     buffers: Buffers
     accumulate: int
+    shards: Shards | None = None
     step: int = 0
     batches: int = 0
     skipped: int = 0
@@ -173,6 +120,41 @@ class Run:
         """The adversarial term, once it has started to count."""
         term = self.train.objective.adversarial
         return term if term is not None and self.step >= term.start_step else None
+
+    def begin_update(self) -> None:
+        """Make ready for an update: remember what it may move, and gather what it is to work with."""
+        self.buffers.remember()
+        if self.shards is not None:
+            self.shards.gather()
+
+    def let_go(self) -> None:
+        """Leave a rank with no more than its share of the weights, where they are cut."""
+        if self.shards is not None:
+            self.shards.let_go()
+
+    def whole_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the weights and buffers of the model and of its moving average, by name; every rank asks.
+
+        Where they are cut over the ranks the first one gets them, on its host, and the others nothing of use.
+        """
+        self.let_go()
+        found = {"model": self.model.state_dict()}
+        if self.average is not None:
+            found["ema"] = self.average.tensors()
+        return {kind: {name: whole(tensor) for name, tensor in found[kind].items()} for kind in found}
+
+    def best(self, tensors: dict[str, dict[str, Tensor]] | None = None) -> Assembly:
+        """Return the model to measure, save and return: of the moving average where there is one.
+
+        Every rank asks. Where the weights are cut, that is a copy on the first rank's host.
+
+        Args:
+            tensors: What `whole_tensors` gave just now, if it did.
+        """
+        if self.shards is not None:
+            found = tensors or self.whole_tensors()
+            return self.shards.publish(found["model"] | found.get("ema", {}))
+        return self.average.model if self.average is not None else self.model
 
     def learn(
         self, player: Player, num: int, loss_of: Callable[[slice], tuple[Tensor, Numbers]], *, norm: str
@@ -199,8 +181,8 @@ class Run:
             try:
                 loss, numbers = self._collect(player, num, loss_of)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
+                if not is_out_of_memory(error) or self.shards is not None:
+                    raise  # with weights cut over ranks, the others are in the middle of gathering them
                 lacking = error.with_traceback(None)  # which holds on to what filled the memory
             if not any_rank(lacking is not None):
                 break
@@ -299,8 +281,14 @@ class Run:
         return self.acceleration.autocast()
 
 
-def start(model: Assembly, device: torch.device) -> Run:
-    """Make ready to train a model: optimisers, schedules, moving average, perceptual network."""
+def start(model: Assembly, device: torch.device, *, fsdp: bool = False) -> Run:
+    """Make ready to train a model: optimisers, schedules, moving average, perceptual network.
+
+    Args:
+        model: The model, on the CPU.
+        device: Where it is trained.
+        fsdp: Cut its weights over the ranks.
+    """
     train = model.recipe.train
     own = share(train.batch_size)
     if (own.stop - own.start) % train.accumulate:
@@ -308,12 +296,20 @@ def start(model: Assembly, device: torch.device) -> Run:
             f"the {own.stop - own.start} clips of a rank cannot be cut into {train.accumulate} parts alike: "
             "set train.accumulate to a number that divides them"
         )
+    shards = None
+    if fsdp:
+        from zoo.training.shards import Shards
+
+        shards = Shards(model)
     model.to(device).train()
     if distributed():
         over_whole_batch(model)
         same_everywhere(model)
     model.before_training()
     acceleration = Acceleration(model, device)
+    average = MovingAverage(model, train.ema) if train.ema is not None else None
+    if shards is not None:
+        shards.cut(model, average.model if average is not None else None)
     keepers = nn.ModuleDict()
     if (adversarial := train.objective.adversarial) is not None:
         if adversarial.augment is not None:
@@ -325,27 +321,29 @@ def start(model: Assembly, device: torch.device) -> Run:
             keepers["contrastive"] = ContrastiveMemory(model, adversarial.contrastive, generator=queue)
         if adversarial.path_length is not None:
             keepers["path_length"] = PathLengthMean(decay=adversarial.path_length.decay)
-    opponent = None
-    if train.objective.adversarial is not None:
-        config = train.discriminator_optimizer or train.optimizer
-        opponent = Player("discriminator", list(model.discriminator.parameters()), config, train)
     lpips = None
     if train.objective.perceptual is not None:
         from zoo.metrics.lpips import load_lpips
 
         lpips = load_lpips().to(device)
     keepers.to(device)
+    weights = Weights if shards is None else shards.weights
+    opponent = None
+    if train.objective.adversarial is not None:
+        config = train.discriminator_optimizer or train.optimizer
+        opponent = Player("discriminator", weights(model.discriminator.parameters()), config, train)
     return Run(
         model=model,
         train=train,
         device=device,
-        player=Player("model", list(model.player_parameters()), train.optimizer, train),
+        player=Player("model", weights(model.player_parameters()), train.optimizer, train),
         opponent=opponent,
-        average=MovingAverage(model, train.ema) if train.ema is not None else None,
+        average=average,
         lpips=lpips,
         keepers=keepers,
         accumulate=train.accumulate,
         acceleration=acceleration,
+        shards=shards,
         buffers=Buffers(model, keepers),
     )
 

@@ -21,15 +21,16 @@ from zoo.errors import DataError, TrainingError
 from zoo.metrics import Stopped, evaluate
 from zoo.ranks import any_rank, everywhere, gathered, is_loss_of_rank, on_first, rank, world_size
 from zoo.training.callbacks import Callbacks
-from zoo.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from zoo.training.checkpoint import Snapshot, has_checkpoint, load_checkpoint, save_checkpoint
 from zoo.training.clock import Clock
 from zoo.training.finite import IN_A_ROW, NotFiniteError
 from zoo.training.health import Health
 from zoo.training.interrupts import Interrupts
 from zoo.training.loop import training_step
+from zoo.training.player import Numbers
 from zoo.training.records import Journal, Window, card, sweep, write_facts
 from zoo.training.rng import isolated_rng
-from zoo.training.run import Labelled, Numbers, Run
+from zoo.training.run import Labelled, Run
 from zoo.training.snapshot import restore, take_snapshot
 
 EVAL_CLIPS = 64
@@ -78,6 +79,8 @@ class Session:
         health: The monitors; one of the callbacks. None when they are off.
 
     Attributes:
+        best: The model to evaluate, save and return: of the moving average where there is one. Made ready by
+            `save` and `evaluate`.
         interrupted: Whether a signal to any rank ended the training.
     """
 
@@ -111,14 +114,10 @@ class Session:
         self._num_workers = num_workers
         self._keep = keep
         self._health = health
+        self.best = run.model
         self.saved_step: int | None = None
         self.interrupted = False
         self._furthest = self._rolled_back = 0
-
-    @property
-    def best(self) -> Assembly:
-        """The model to evaluate, save and return: of the moving average where there is one."""
-        return self.run.average.model if self.run.average is not None else self.run.model
 
     def train(self, batches: Callable[[int], Iterator[Labelled]]) -> None:
         """Step until the recipe's last step or an interrupt, logging, evaluating and saving on the way.
@@ -236,11 +235,12 @@ class Session:
         self.note_skipped(gathered(self._skipped()))
         self.saved_step = self.run.step
         self.facts["step"] = self.run.step
-        on_first(self._save)
-
-    def _save(self) -> None:
         kept = {name: self.facts[name] for name in KEPT}
         snapshot = take_snapshot(self.run, window=self.window.sums, facts=kept)
+        self.best = self.run.best(snapshot.tensors)
+        on_first(lambda: self._save(snapshot))
+
+    def _save(self, snapshot: Snapshot) -> None:
         save_checkpoint(self.folder / "checkpoint", snapshot, keep=self._keep)
         self.save_model()
         self.write()
@@ -252,6 +252,13 @@ class Session:
         from zoo.weights import save
 
         save(self.best, self.folder / "model", force=True, card=card(self.facts))
+
+    def final_model(self) -> Assembly:
+        """Return the trained model, to evaluate; where weights are cut, others read what the first saved."""
+        from zoo.weights import load
+
+        whole = self.run.shards is None or not rank()
+        return self.best.eval() if whole else load(self.folder / "model")
 
     def note_skipped(self, of_ranks: list[list[list[str]]] | None = None) -> None:
         """Take over which sources could not be read, beside those of the run before it was resumed.
@@ -281,9 +288,11 @@ class Session:
             num_clips: Clips measured, evenly spaced, without the baselines; `FINAL_EVAL_CLIPS`, with them,
                 when left out.
         """
+        self.best = self.run.best()
         return on_first(lambda: self._evaluate(num_clips))
 
     def _evaluate(self, num_clips: int | None) -> dict[str, Any] | None:
+        self.best.to(self.run.device)
         try:
             return self._measure(num_clips)
         except Stopped:
@@ -297,6 +306,8 @@ class Session:
             return None
         finally:
             self.run.model.train()
+            if self.run.shards is not None:
+                self.best.cpu()
 
     def _measure(self, num_clips: int | None) -> dict[str, Any] | None:
         with isolated_rng():

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from zoo.errors import TrainingError
+from zoo.ranks import cut_alike, own_share
 from zoo.recipes import Recipe
 from zoo.training.checkpoint import Snapshot, pack, unpack
 from zoo.training.ema import own_tensors
-from zoo.training.finite import NotFiniteError
+from zoo.training.finite import NotFiniteError, agreed
 from zoo.training.records import flat
 from zoo.training.rng import restore_rng_state, rng_state
 from zoo.training.run import Run
@@ -36,7 +37,7 @@ MAY_DIFFER = (
 
 
 def take_snapshot(run: Run, **more: Any) -> Snapshot:
-    """Copy everything a run is made of.
+    """Copy everything a run is made of; every rank asks, and the first one's is that of the whole run.
 
     Schedules are functions of the step and keep no state of their own.
 
@@ -47,21 +48,19 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
     Raises:
         NotFiniteError: A weight or buffer is not finite.
     """
-    tensors = {"model": dict(run.model.state_dict())}
+    tensors = run.whole_tensors()
     if run.keepers.state_dict():
         tensors["keepers"] = dict(run.keepers.state_dict())
-    if run.average is not None:
-        tensors["ema"] = run.average.tensors()
-    for name, tensor in itertools.chain(*(named.items() for named in tensors.values())):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NotFiniteError(
-                f"step {run.step}: {name} is not finite",
-                "no checkpoint was made of it; the last one is whole. Go on from it with a lower rate "
-                "(train.optimizer.lr)",
-            )
-    optimizers = {"model": run.player.optimizer.state_dict()}
+    bad = next((name for name, tensor in _named(tensors) if not bool(torch.isfinite(tensor).all())), None)
+    if not agreed(bad is None):
+        raise NotFiniteError(
+            f"step {run.step}: {bad or 'a weight on another rank'} is not finite",
+            "no checkpoint was made of it; the last one is whole. Go on from it with a lower rate "
+            "(train.optimizer.lr)",
+        )
+    optimizers = {"model": run.player.whole_state()}
     if run.opponent is not None:
-        optimizers["discriminator"] = run.opponent.optimizer.state_dict()
+        optimizers["discriminator"] = run.opponent.whole_state()
     optimizer_state, optimizer_tensors = pack(optimizers)
     rng_tensors, rng_plain = rng_state()
     tensors |= {"optimizers": optimizer_tensors, "rng": rng_tensors}
@@ -86,16 +85,20 @@ def restore(run: Run, snapshot: Snapshot) -> None:
     The recipes have to be the same: `refuse_other_recipe` says so first.
     """
     state, tensors = snapshot.state, snapshot.tensors
-    run.model.load_state_dict(tensors["model"])
+    run.let_go()
+    mine = run.model.state_dict()
+    run.model.load_state_dict(
+        {name: cut_alike(tensor, mine.get(name, tensor)) for name, tensor in tensors["model"].items()}
+    )
     optimizers = unpack(state["optimizers"], tensors["optimizers"])
-    run.player.optimizer.load_state_dict(optimizers["model"])
+    run.player.load_state(optimizers["model"])
     if run.opponent is not None:
-        run.opponent.optimizer.load_state_dict(optimizers["discriminator"])
+        run.opponent.load_state(optimizers["discriminator"])
     run.keepers.load_state_dict(tensors.get("keepers", {}))
     if run.average is not None:
         mine = own_tensors(run.average.model)
         for name, tensor in mine.items():
-            tensor.copy_(tensors["ema"][name])
+            own_share(tensor).copy_(own_share(cut_alike(tensors["ema"][name], tensor)))
         run.average.updates = state["ema_updates"]
     run.step, run.batches = state["step"], state["batches"]
     run.accumulate = state.get("accumulate", run.accumulate)
@@ -129,6 +132,10 @@ def _of_this_version(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         return Recipe.model_validate(recipe).model_dump(mode="json")
     except ValidationError:  # it has fields that there are no more
         return recipe
+
+
+def _named(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    return itertools.chain(*(named.items() for named in tensors.values()))
 
 
 def _fields(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:

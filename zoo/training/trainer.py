@@ -92,6 +92,7 @@ def train(
     device: str | torch.device | None = None,
     callbacks: Iterable[Any] = (),
     timeout_s: float = TIMEOUT_S,
+    fsdp: bool = False,
     **overrides: Any,
 ) -> TrainResult:
     """Train a model, keeping everything in one folder (see `zoo.training`).
@@ -121,6 +122,8 @@ def train(
         device: Where to train; a CUDA device when there is one, or else the CPU.
         callbacks: `zoo.training.Callback` objects, or names: ``("tensorboard",)``.
         timeout_s: Seconds that a rank waits for the others, where `torchrun` started several.
+        fsdp: Cut weights, their average and the optimisers' state over the ranks, instead of holding all of
+            them on each (`zoo.training.shards`). A run can go on with or without.
         **overrides: Changes to the recipe, as for `zoo.build`.
 
     Raises:
@@ -153,6 +156,7 @@ def train(
             max_bad=max_bad,
             device=device,
             callbacks=[callbacks] if isinstance(callbacks, str) else list(callbacks),
+            fsdp=fsdp,
             onto=onto,
             overrides=overrides,
         )
@@ -173,6 +177,7 @@ def _train(
     max_bad: float | None,
     device: str | torch.device | None,
     callbacks: list[Any],
+    fsdp: bool,
     onto: torch.device,
     overrides: Mapping[str, Any],
 ) -> TrainResult:
@@ -198,6 +203,7 @@ def _train(
         max_bad=max_bad,
         device=device,
         callbacks=callbacks,
+        fsdp=fsdp,
         overrides=overrides,
     )
     if needs_tokenizer and snapshot is None:
@@ -219,6 +225,7 @@ def _train(
             keep=keep,
             max_bad=max_bad,
             device=device,
+            fsdp=fsdp,
         )
         if first is not None and first.interrupted:
             result = dataclasses.replace(first, folder=folder, resume_command=command(resume=True))
@@ -245,10 +252,11 @@ def _train(
     if not rank():
         watchers = Callbacks([*own, *callbacks], callbacks_of_plugins(recipe.model_dump(mode="json")))
     facts = _facts(model, clips, onto)
+    facts["fsdp"] = fsdp
     facts |= {"command": command(), "resume_command": command(resume=True)}
     facts["init"] = {part: str(source) for part, source in init.items()} if init else None
     with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
-        run = start(model, onto)
+        run = start(model, onto, fsdp=fsdp)
         session = Session(
             run,
             folder=folder,
@@ -313,7 +321,7 @@ def _run(
     on_first(lambda: _close(session))
     result = TrainResult(
         folder=session.folder,
-        model=session.best.eval(),
+        model=session.final_model(),
         history=session.journal.lines,
         figures=dict(evaluation["values"]) if evaluation else {},
         step=session.run.step,

@@ -1,0 +1,62 @@
+"""`zoo bench`: what is sent and held follows from the number of weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from training.squares import VQGAN
+
+from zoo.building import build
+from zoo.cli.group import cli
+
+
+def test_what_ranks_send_and_hold_follows_from_the_number_of_weights(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(json.dumps({"recipes": {"tiny": VQGAN}}))
+    words = [
+        "bench",
+        str(recipe),
+        "--ranks",
+        "1,2",
+        "--steps",
+        "1",
+        "--clips",
+        "2",
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    alone, two = json.loads(result.output)
+    assert (alone["ranks"], alone["batch_size"], two["ranks"], two["batch_size"]) == (1, 2, 2, 4)
+    model = build(VQGAN)
+    judges = sum(p.numel() for p in model.discriminator.parameters())
+    # The model's gradients once, the discriminators' at each of two turns; half of it goes out twice.
+    gradients = 4 * (model.num_parameters() + 2 * judges)
+    assert alone["sent_bytes"] == 0
+    assert (
+        gradients < two["sent_bytes"] < 1.3 * gradients + 4096
+    )  # the rest: batch norm, adaptive weight, flags
+    # Weights, their average and two moments of Adam; SGD of the discriminators keeps one, or none.
+    assert (
+        4 * 4 * model.num_parameters() < alone["held_bytes"] < 4 * (4 * model.num_parameters() + 3 * judges)
+    )
+    assert alone["activation_bytes"] > 0
+
+    result = CliRunner().invoke(cli, [*words[:2], "--ranks", "2", *words[4:], "--fsdp", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    (cut,) = json.loads(result.output)
+    # Weights are gathered for both passes, or stay from the first on, and gradients are scattered.
+    assert gradients < cut["sent_bytes"] < 2 * gradients + 4096
+    assert cut["held_bytes"] < 0.6 * two["held_bytes"]
+
+
+@pytest.mark.parametrize("ranks", ["0", "1,", "two", "-1"])
+def test_a_list_that_is_none_is_refused(ranks: str) -> None:
+    result = CliRunner().invoke(cli, ["bench", "vqvae-video-tiny", f"--ranks={ranks}"])
+    assert result.exit_code == 2
+    assert "1,2,4" in result.output
