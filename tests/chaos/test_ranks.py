@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,24 +111,33 @@ def test_an_optimizer_that_looks_at_whole_weights_is_refused(monkeypatch: pytest
         refuse_fsdp(Recipe.model_validate(recipe))
 
 
-@pytest.mark.parametrize("field", ["compile", "contrastive"])
-def test_what_keeps_whole_networks_is_refused(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("compile", True),
+        ("memory_format", "channels_last_3d"),
+        ("objective", {"adversarial": {"loss": "hinge", "contrastive": {}}}),
+    ],
+)
+def test_what_needs_whole_weights_is_refused(monkeypatch: pytest.MonkeyPatch, field: str, value: Any) -> None:
     monkeypatch.setattr("zoo.training.shards.distributed", lambda: True)
-    adversarial = {"loss": "hinge", "contrastive": {}} if field == "contrastive" else {"loss": "hinge"}
-    train = {**VQVAE["train"], "compile": field == "compile", "objective": {"adversarial": adversarial}}
-    with pytest.raises(TrainingError, match=f"train.*{field} keeps them"):
-        refuse_fsdp(Recipe.model_validate({**VQVAE, "train": train}))
+    recipe = {**VQVAE, "train": {**VQVAE["train"], field: value}}
+    with pytest.raises(TrainingError, match=rf"train\.{field}\S* needs them whole"):
+        refuse_fsdp(Recipe.model_validate(recipe))
 
 
 @pytest.mark.slow
-def test_ranks_with_activation_checkpointing_and_bf16_do_what_they_do_without(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_ranks_with_activation_checkpointing_and_bf16_do_what_they_do_without(
+    tmp_path: Path, fsdp: bool
+) -> None:
     for name, change in (
         ("off", {}),
         ("twice", {"activation_checkpointing": True}),
         ("bf16", {"precision": "bf16"}),
         ("both", {"precision": "bf16", "activation_checkpointing": True}),
     ):
-        options = {"recipes": ["gan", "vqgan"], "steps": 3, "change": change}
+        options = {"recipes": ["gan", "vqgan"], "steps": 3, "change": change, "fsdp": fsdp}
         ended = launch("train", 2, tmp_path / name, options)
         assert ended.returncode == 0, ended.stderr[-2000:]
     assert results(tmp_path / "off") == results(tmp_path / "twice")

@@ -225,7 +225,7 @@ def refuse_fsdp(recipe: Recipe) -> None:
 
     Raises:
         TrainingError: There is one rank only, an optimiser looks at more than one number at a time, or the
-            recipe has something that needs whole networks.
+            recipe has something that needs whole weights.
     """
     if not distributed():
         raise TrainingError(
@@ -241,15 +241,15 @@ def refuse_fsdp(recipe: Recipe) -> None:
                 f"need all of it: choose one of {', '.join(BY_NUMBER)}, or leave out --fsdp"
             )
     adversarial = train.objective.adversarial
-    whole_networks = {
+    needs_whole_weights = {
         "compile": train.compile,
+        "memory_format": train.memory_format != "contiguous",
         "objective.adversarial.contrastive": adversarial is not None and adversarial.contrastive is not None,
     }
-    for field, is_on in whole_networks.items():
+    for field, is_on in needs_whole_weights.items():
         if is_on:
             raise TrainingError(
-                f"--fsdp lets a rank have whole networks for a moment, and train.{field} keeps them: leave "
-                "out one of the two"
+                f"--fsdp cuts the weights, and train.{field} needs them whole: leave out one of the two"
             )
 
 
