@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 from training.squares import VQGAN
 
-from zoo.building import build
+from zoo.building import build, resolve_recipe
 from zoo.cli.group import cli
+from zoo.training.bench import _lazy_turn
 
 
 def test_what_ranks_send_and_hold_follows_from_the_number_of_weights(tmp_path: Path) -> None:
@@ -60,3 +61,15 @@ def test_a_list_that_is_none_is_refused(ranks: str) -> None:
     result = CliRunner().invoke(cli, ["bench", "vqvae-video-tiny", f"--ranks={ranks}"])
     assert result.exit_code == 2
     assert "1,2,4" in result.output
+
+
+def test_what_a_training_refuses_is_not_measured() -> None:
+    lr = "anneal=[{number: optimizer.lr, to: 1}]"
+    for change, says in ((lr, "what can change"), ("batch_size=8", "--clips")):
+        result = CliRunner().invoke(cli, ["bench", "gan-video-tiny", "--set", f"train.{change}"])
+        assert (result.exit_code, says in result.output) == (1, True), result.output
+
+
+def test_steps_are_whole_turns_of_lazy_penalties() -> None:
+    assert _lazy_turn(resolve_recipe("gan-video-stylegan-v", {}).recipe) == 16
+    assert _lazy_turn(resolve_recipe("vqvae-video-tiny", {}).recipe) == 1

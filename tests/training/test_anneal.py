@@ -15,7 +15,7 @@ from training.test_trainer import StopAfter
 import zoo
 from zoo.building import resolve_recipe
 from zoo.errors import TrainingError
-from zoo.recipes import Train
+from zoo.recipes import Recipe, Train
 from zoo.training.anneal import annealed, check_anneal
 from zoo.training.checkpoint import load_checkpoint
 from zoo.training.run import start
@@ -106,3 +106,12 @@ def test_what_cannot_change_is_refused(number: str, to: float, message: str, tmp
     with pytest.raises(TrainingError, match=message):
         zoo.train(recipe({"number": number, "to": to}), data=squares(), out=out, progress=False)
     assert not out.exists()
+
+
+def test_a_number_with_two_ways_to_go_is_refused() -> None:
+    with pytest.raises(TrainingError, match="another entry for it"):
+        check_anneal("x", Recipe.model_validate(recipe(*2 * [{"number": R1, "to": 1.0}])).train)
+    asked = recipe({"number": "ema.decay", "to": 0.1})
+    asked["train"]["ema"] = {"half_life_clips": 100}
+    with pytest.raises(TrainingError, match="half_life_clips is set and takes its place"):
+        check_anneal("x", Recipe.model_validate(asked).train)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import zoo
 from zoo import recipes
 from zoo.errors import TrainingError
 from zoo.training.augment import (
@@ -25,6 +26,7 @@ from zoo.training.augment import (
     geometry,
     make_augment,
 )
+from zoo.training.run import start
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_ada.json").read_text())["cases"]
 
@@ -266,3 +268,10 @@ def test_a_recipe_s_choice_is_made_with_its_settings() -> None:
     assert isinstance(other, DiffAugment)
     assert other.policy == ("cutout",)
     assert other.numbers() == {}
+
+
+def test_no_speed_is_changed_between_frames_far_apart() -> None:
+    adversarial = {"augment": {"use": "diffaugment", "policy": ["speed"]}}
+    model = zoo.build("gan-video-digan-tiny", train={"objective": {"adversarial": adversarial}})
+    with pytest.raises(TrainingError, match="see few frames of each"):
+        start(model, torch.device("cpu"))

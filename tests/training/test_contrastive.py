@@ -153,11 +153,39 @@ def test_real_to_a_cross_domain_discriminator_are_first_frames_of_made_clips() -
         ({"augment": None}, "without augmentation they are the same"),
         ({"contrastive": {"queue_size": 3}}, f"{WHERE}.queue_size is 3, less than a batch: set it to 4"),
         ({"use": "mocogan-hd-image"}, f"set {WHERE}.match: 0"),
+        ({"augment": {"use": "diffaugment", "policy": ["speed"]}}, "at two speeds they are two frames"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=message):
         zoo.train(recipe(**changes), data="demo", steps=1, out=tmp_path / "run")
+
+
+def test_a_match_that_begins_in_the_course_of_the_run_needs_a_reference_too() -> None:
+    asked = recipe(use="mocogan-hd-image", contrastive={"match": 0, "queue_size": 6})
+    asked["train"]["anneal"] = [{"number": "objective.adversarial.contrastive.match", "to": 1.0}]
+    with pytest.raises(TrainingError, match=f"set {WHERE}.match: 0"):
+        start(zoo.build(asked, seed=0), torch.device("cpu"))
+
+
+def test_a_penalty_on_lines_to_real_clips_shows_a_cross_domain_discriminator_none() -> None:
+    seen: list[list[Tensor]] = []
+    for shift in (0.0, 0.5):
+        run, shown = begin(gradient_penalty={"weight": 10}), list[Tensor]()
+        run.model.discriminator[1].register_forward_pre_hook(lambda _, given, to=shown: to.append(given[0]))
+        batch = next(clips())
+        made, _ = model_step(run, batch)
+        numbers = discriminator_step(run, Labelled(batch.x_BCTHW - shift), made)
+        assert float(numbers["gradient_penalty"]) > 0
+        seen.append(shown)
+    assert len(seen[0]) == len(seen[1]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_a_batch_larger_than_the_queue_leaves_its_newest() -> None:
+    memory, rows = memory_of(4), torch.arange(24.0).reshape(6, 4)
+    memory.remember(rows, -rows)
+    assert torch.equal(memory.real, rows[2:])
 
 
 def test_a_model_that_projects_nothing_or_holds_no_slope_says_what_to_set() -> None:

@@ -26,7 +26,13 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
     metavar="N,N",
     help="Numbers of processes on this machine, one GPU or processor each; measured one after the other.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Steps measured.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Steps measured, rounded up to whole turns of lazy penalties.",
+)
 @click.option(
     "--clips", type=click.IntRange(min=1), default=4, show_default=True, help="Clips of a step on each."
 )

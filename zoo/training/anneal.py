@@ -40,6 +40,10 @@ def check_anneal(name: str, train: Train) -> None:
                 f"{where}: what can change in the course of a run are weights of the objective's terms, the "
                 f"betas of an optimizer and the moving average's memory, as train has them: {_SOME}"
             )
+        if sum(other.number == entry.number for other in train.anneal) > 1:
+            raise TrainingError(f"{where}: there is another entry for it; leave one of them")
+        if entry.number == "ema.decay" and train.ema is not None and train.ema.half_life_clips is not None:
+            raise TrainingError(f"{where}: ema.half_life_clips is set and takes its place; anneal that one")
         start = _at(train, entry.number)
         if not isinstance(start, int | float):
             raise TrainingError(

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,10 @@ from zoo.building import build, resolve_recipe
 from zoo.devices import pick_device
 from zoo.errors import TrainingError
 from zoo.ranks import gathered, is_first, joined, own_device, own_share, rank, world_size
+from zoo.recipes import Recipe
+from zoo.training.anneal import check_anneal
 from zoo.training.loop import training_step
+from zoo.training.objectives import check_objective
 from zoo.training.player import Numbers
 from zoo.training.rng import isolated_rng
 from zoo.training.run import Labelled, Run, start
@@ -76,7 +81,7 @@ def bench(
     Args:
         name: Recipe, or its file.
         ranks: Numbers of ranks.
-        steps: Steps that are measured, after two that are not.
+        steps: Steps that are measured, after two that are not; rounded up to whole turns of lazy penalties.
         clips_per_rank: Clips of a step on each rank.
         fsdp: Cut weights over the ranks, where there are several.
         device: Where each computes; the GPU of its number, or the processor, when left out.
@@ -86,7 +91,16 @@ def bench(
         TrainingError: Ranks did not come to the end.
         ZooError: As `zoo.build`.
     """
-    resolve_recipe(name, overrides or {})  # told here, and not by each of the ranks
+    resolved = resolve_recipe(name, overrides or {})  # told here, and not by each of the ranks
+    check_objective(resolved.name, resolved.recipe)
+    check_anneal(resolved.name, resolved.recipe.train)
+    if "batch_size" in (overrides or {}).get("train", {}):
+        raise TrainingError(
+            f"{resolved.name!r} is measured with as many clips on each rank: say how many (--clips) instead "
+            "of train.batch_size"
+        )
+    turn = _lazy_turn(resolved.recipe)
+    steps = -(-steps // turn) * turn
     found = []
     for number in ranks:
         with tempfile.TemporaryDirectory() as folder:
@@ -101,8 +115,14 @@ def bench(
             }
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
             command = [sys.executable, *(launcher if number > 1 else []), "-m", __name__]
+            # What torchrun sets for several ranks holds for one alone, or they could not be compared.
+            environment = {"OMP_NUM_THREADS": "1", **os.environ}
             ended = subprocess.run(
-                [*command, str(out), json.dumps(options)], capture_output=True, text=True, check=False
+                [*command, str(out), json.dumps(options)],
+                capture_output=True,
+                text=True,
+                check=False,
+                env=environment,
             )
             if ended.returncode or not out.exists():
                 raise TrainingError(f"{number} ranks did not come to the end:\n{ended.stderr[-2000:]}")
@@ -146,6 +166,15 @@ def measure(
             held_bytes=_held(run),
             peak_bytes=peak,
         )
+
+
+def _lazy_turn(recipe: Recipe) -> int:
+    """Return after how many steps every lazy penalty has been due as often as it is in a long run."""
+    adversarial = recipe.train.objective.adversarial
+    if adversarial is None:
+        return 1
+    terms = (adversarial.r1, adversarial.r2, adversarial.gradient_penalty, adversarial.path_length)
+    return math.lcm(*(term.every for term in terms if term is not None))
 
 
 @contextlib.contextmanager

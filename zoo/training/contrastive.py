@@ -75,7 +75,7 @@ class MemoryQueue(nn.Module):
     def remember(self, real_BP: Tensor, made_BP: Tensor) -> None:
         """Put projections of the batch, of all ranks, in the places of the oldest."""
         for side, projected_BP in zip(SIDES, (real_BP, made_BP), strict=True):
-            rows_NP = rows_everywhere(projected_BP.float())
+            rows_NP = rows_everywhere(projected_BP.float())[-self.config.queue_size :]
             places_N = (self.place + torch.arange(len(rows_NP), device=rows_NP.device)) % len(
                 self.get_buffer(side)
             )
@@ -111,7 +111,10 @@ class ContrastiveMemory(nn.Module):
                 f"{where} needs a discriminator that projects what it sees, and {model.name!r} has none; use "
                 f"mocogan-hd-cross-domain or mocogan-hd-image, or set {where}: null"
             )
-        if config.match and not any(hasattr(judge, "reference_frames") for judge in judges.values()):
+        matches = config.match or any(
+            entry.number.endswith("contrastive.match") and entry.to for entry in model.recipe.train.anneal
+        )
+        if matches and not any(hasattr(judge, "reference_frames") for judge in judges.values()):
             raise TrainingError(
                 f"{where}.match compares frames with their clip's reference frame, and no discriminator of "
                 f"{model.name!r} has one; use mocogan-hd-cross-domain, or set {where}.match: 0"

@@ -185,13 +185,13 @@ def _adversarial_terms(
     weights = [choice.weight for choice in run.model.recipe.discriminator]
     reals: list[Judged] | None = None
     with run.autocast():
+        made_x_BCTHW = run.augmented(made.seen_x_BCTHW, "for the model")
         if game.paired or adversarial.feature_matching is not None:
             with torch.no_grad():
                 real_x_BCTHW = run.augmented(selection.of(batch.x_BCTHW), "of real clips for the model")
                 reals = run.model.judge(
-                    real_x_BCTHW, selection, label_B=batch.label_B, reference_x_BCTHW=made.seen_x_BCTHW
+                    real_x_BCTHW, selection, label_B=batch.label_B, reference_x_BCTHW=made_x_BCTHW
                 )
-        made_x_BCTHW = run.augmented(made.seen_x_BCTHW, "for the model")
         fakes = run.model.judge(made_x_BCTHW, selection, label_B=batch.label_B)
     term = objectives.generator_term(game, fakes, weights, reals)
     numbers["adversarial"] = term.detach()
@@ -299,8 +299,10 @@ def _discriminator_loss(
         losses["r2"] = r2 * adversarial.r2.weight / 2 * gradient_penalty_r1(fakes, made_x_BCTHW)
     if adversarial.gradient_penalty is not None and gp:
         x_BCTHW = between(real_seen, made_seen, generator=run.generator("between", turn))
+        # Those to which frames of made clips are real see nothing of real ones, here neither.
+        of_clips = [n for n, d in enumerate(model.discriminator) if not hasattr(d, "reference_frames")]
         with run.autocast():
-            verdicts = model.judge(x_BCTHW, selection, label_B=label_B)
+            verdicts = [model.judge_one(n, x_BCTHW, selection, label_B=label_B) for n in of_clips]
         penalty = gradient_penalty_wgan(verdicts, x_BCTHW)
         losses["gradient_penalty"] = gp * adversarial.gradient_penalty.weight * penalty
     loss = torch.stack(list(losses.values())).sum()

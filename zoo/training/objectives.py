@@ -386,6 +386,11 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
         )
     if augment is None:
         return
+    if adversarial.contrastive is not None and augment.use == "diffaugment" and "speed" in augment.policy:
+        raise TrainingError(
+            f"{name!r} compares two views of each frame (contrastive), and at two speeds they are two "
+            "frames; leave speed out of train.objective.adversarial.augment"
+        )
     if augment.use == "ada" and adversarial.loss not in _ZERO_IS_UNDECIDED:
         raise TrainingError(
             f"{name!r} has augment: {{use: ada}}, which reads overfitting from the sign of real clips' "

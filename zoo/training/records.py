@@ -175,11 +175,14 @@ def train_command(
 ) -> str:
     """The command that repeats a run or goes on with it, or the Python call where it began with objects.
 
-    A resumed run takes no `init`: its checkpoint has those weights already.
+    A resumed run takes no `init`: its checkpoint has those weights already. One with cut weights names as
+    many processes as this machine has now; how machines find each other is for the user to say.
     """
     if not all(isinstance(item, str | Path) for item in (name, data, *callbacks)):
         return f"zoo.train(..., out={str(folder)!r}{', resume=True' if resume else ''})"
     words = ["zoo", "train", str(name), "--data", str(data), "--out", str(folder)]
+    if fsdp:
+        words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "2"), "-m", *words]
     if steps is not None:
         words += ["--steps", str(steps)]
     for part, source in {} if resume else dict(init or {}).items():

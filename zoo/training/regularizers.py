@@ -87,7 +87,15 @@ def gradient_penalty_wgan(verdicts: Sequence[Judged], x_BCTHW: Tensor) -> Tensor
 
     Returns:
         Scalar.
+
+    Raises:
+        TrainingError: There is no verdict, or one does not depend on the clips.
     """
+    if not verdicts:
+        raise TrainingError(
+            "to all discriminators frames of made clips are real, so there is no line from made clips to "
+            "real ones; set train.objective.adversarial.gradient_penalty: null"
+        )
     norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in slopes(verdicts, x_BCTHW)]
     return torch.stack([(norm_B - 1).square().mean() for norm_B in norms]).sum()
 

@@ -18,7 +18,7 @@ from zoo.errors import TrainingError
 from zoo.ranks import any_rank, distributed, micro_batch, same_everywhere, share, whole
 from zoo.training.acceleration import Acceleration
 from zoo.training.anneal import annealed
-from zoo.training.augment import make_augment
+from zoo.training.augment import check_speed, make_augment
 from zoo.training.batch_norm import over_whole_batch
 from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.ema import MovingAverage
@@ -313,6 +313,7 @@ def start(model: Assembly, device: torch.device, *, fsdp: bool = False) -> Run:
     keepers = nn.ModuleDict()
     if (adversarial := train.objective.adversarial) is not None:
         if adversarial.augment is not None:
+            check_speed(model)
             keepers["augment"] = make_augment(adversarial.augment)
         if adversarial.lecam is not None:
             keepers["lecam"] = LecamMeans(len(model.discriminator), decay=adversarial.lecam.decay)

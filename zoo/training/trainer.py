@@ -187,6 +187,10 @@ def _train(
     recipe = resolved.recipe
     check_objective(resolved.name, recipe)
     check_anneal(resolved.name, recipe.train)
+    if fsdp:
+        from zoo.training.shards import refuse_fsdp  # not in every build of torch
+
+        refuse_fsdp(recipe)
     folder = Path(out) if out is not None else Path("runs") / resolved.name
     needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
     is_early = needs_tokenizer and (folder / FOLDER).exists() and not (folder / "checkpoint").exists()

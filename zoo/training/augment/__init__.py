@@ -7,14 +7,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zoo.errors import TrainingError
 from zoo.training.augment.ada import AdaptiveAugment
 from zoo.training.augment.base import Augment
 from zoo.training.augment.diffaugment import DiffAugment
 
 if TYPE_CHECKING:
     from zoo import recipes
+    from zoo.assemblies import Assembly
 
-__all__ = ["AdaptiveAugment", "Augment", "DiffAugment", "make_augment"]
+__all__ = ["AdaptiveAugment", "Augment", "DiffAugment", "check_speed", "make_augment"]
+
+
+def check_speed(model: Assembly) -> None:
+    """Refuse to change the speed of clips of which no discriminator sees more than a few frames.
+
+    Raises:
+        TrainingError: It is asked for.
+    """
+    adversarial = model.recipe.train.objective.adversarial
+    augment = adversarial and adversarial.augment
+    if not augment or augment.use != "diffaugment" or "speed" not in augment.policy:
+        return
+    if all(hasattr(judge, "draw_frames") or judge.consumes == "image" for judge in model.discriminator):
+        raise TrainingError(
+            f"{model.name!r} changes the speed of clips (augment), and its discriminators see few frames of "
+            "each, between which nothing can be interpolated; leave speed out of "
+            "train.objective.adversarial.augment.policy"
+        )
 
 
 def make_augment(config: recipes.DiffAugment | recipes.AdaptiveAugment) -> Augment:
