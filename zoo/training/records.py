@@ -64,48 +64,48 @@ def sweep(folder: Path) -> None:
 
 
 class Journal:
-    """Appends to metrics.jsonl, one JSON object a line.
+    """Appends to metrics.jsonl, one JSON object a line; nothing of it stays in memory.
 
     Args:
         folder: The run's folder.
         upto: Lines of later steps are dropped: a resumed run takes those steps again.
         writes: Whether the file is written; one of several ranks does.
-
-    Attributes:
-        lines: Everything in the file.
     """
 
     def __init__(self, folder: Path, *, upto: int = 0, writes: bool = True) -> None:
         self._path = folder / METRICS
         self._writes = writes
-        self.lines: list[dict[str, Any]] = []
-        if upto and self._path.is_file():
-            for text in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    line = json.loads(text)
-                except json.JSONDecodeError:
-                    break  # cut short when the process was killed
-                self.lines.append(line)
         self.cut(upto)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Everything in the file."""
+        lines: list[dict[str, Any]] = []
+        if self._path.is_file():
+            with self._path.open(encoding="utf-8") as file:
+                for text in file:
+                    try:
+                        lines.append(json.loads(text))
+                    except json.JSONDecodeError:
+                        break  # cut short when the process was killed
+        return lines
 
     def cut(self, step: int) -> None:
         """Drop the lines of later steps."""
-        self.lines = [line for line in self.lines if line["step"] <= step]
         if not self._writes:
             return
+        lines = [line for line in self.lines if line["step"] <= step] if step else []
         with new_file(self._path, force=True) as path:
-            path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def add(self, step: int, kind: str, numbers: Mapping[str, float]) -> None:
         """Append one line: `step`, `kind` ("train" or "eval") and the numbers, null where not finite."""
-        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        line = {"step": step, "kind": kind, **finite}
-        self.lines.append(line)
         if not self._writes:
             return
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
         except OSError as error:
             raise named(error, self._path) from None
 
