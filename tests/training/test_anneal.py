@@ -96,6 +96,7 @@ def test_each_step_takes_its_numbers_and_a_resumed_run_goes_on_with_them(tmp_pat
     ("number", "to", "message"),
     [
         ("optimizer.lr", 1.0, "what can change in the course of a run are weights"),
+        ("objective.adversarial.r3.weight", 1.0, "train has no objective.adversarial.r3.weight"),
         ("objective.adversarial.r2.weight", 1.0, "r2.weight is not set, so there is nothing to start from"),
         (R1, -1.0, "it cannot be -1: Input should be greater than 0"),
         ("optimizer.betas.1", 1.0, "it cannot be 1: Input should be less than 1"),

@@ -18,7 +18,7 @@ from zoo.assemblies import Autoencoder, TokenPrior
 from zoo.data import write_video
 from zoo.data.clips import Taken
 from zoo.data.sampling import Draw
-from zoo.errors import DataError, OutputExistsError, TrainingError, WeightsError
+from zoo.errors import DataError, OutputExistsError, TrainingError, WeightsError, ZooError
 from zoo.tokens import tokenize
 
 PRIOR: dict[str, Any] = {
@@ -191,3 +191,15 @@ def test_a_prior_without_any_tokenizer_says_how_to_give_one(tmp_path: Path) -> N
     recipe = {key: value for key, value in resolved.items() if key != "tokenizer"}
     with pytest.raises(TrainingError, match="--init tokenizer=FOLDER; or name an autoencoder recipe"):
         run(recipe, tmp_path / "run")
+
+
+def test_a_tokenizer_without_codes_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match="continuous and has no codes"):
+        zoo.train(
+            "maskgit-video-tiny",
+            data="demo",
+            out=tmp_path / "run",
+            tokenizer="vae-video-tiny",
+            progress=False,
+        )
+    assert not (tmp_path / "run").exists()

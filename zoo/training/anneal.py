@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from zoo.errors import TrainingError
 from zoo.recipes import Anneal, Train
@@ -45,6 +45,8 @@ def check_anneal(name: str, train: Train) -> None:
         if entry.number == "ema.decay" and train.ema is not None and train.ema.half_life_clips is not None:
             raise TrainingError(f"{where}: ema.half_life_clips is set and takes its place; anneal that one")
         start = _at(train, entry.number)
+        if not _exists(train, entry.number):
+            raise TrainingError(f"{where}: train has no {entry.number}; it can be for example {_SOME}")
         if not isinstance(start, int | float):
             raise TrainingError(
                 f"{where}: train.{entry.number} is not set, so there is nothing to start from; set it, or "
@@ -64,6 +66,14 @@ def _value(train: Train, entry: Anneal, step: int) -> float:
         share = (1 - math.cos(math.pi * share)) / 2
     start: float = _at(train, entry.number)
     return start + share * (entry.to - start)
+
+
+def _exists(settings: Any, path: str) -> bool:
+    """Whether there is such a field, or could be where something on the way is not set."""
+    first, _, rest = path.partition(".")
+    if isinstance(settings, BaseModel):
+        return first in type(settings).model_fields and _exists(getattr(settings, first), rest)
+    return True
 
 
 def _at(settings: Any, path: str) -> Any:

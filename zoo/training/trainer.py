@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from zoo.assemblies import ASSEMBLIES, Sampler
-from zoo.building import build, resolve_recipe
+from zoo.building import build, plan, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
 from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
@@ -211,6 +211,7 @@ def _train(
         overrides=overrides,
     )
     if needs_tokenizer and snapshot is None:
+        plan(resolved)  # what does not fit is told before a tokenizer is trained for it
         if is_token_folder(data):
             raise TrainingError(
                 f"{data} holds tokens, and their tokenizer is needed too: add --init tokenizer=FOLDER, the "
