@@ -126,6 +126,10 @@ def test_info_names_the_family(run_zoo: Zoo, name: str, family: str) -> None:
     assert f"({family})" in said(run_zoo("info", name), 0)
 
 
+def test_info_of_a_folder_says_that_it_takes_names(run_zoo: Zoo, tmp_path: Path) -> None:
+    assert "describes recipes and parts by their names" in said(run_zoo("info", str(tmp_path)), 2)
+
+
 def test_info_of_a_prior_names_its_tokenizer_and_the_frames_it_makes(run_zoo: Zoo) -> None:
     sparse = ["info", "maskgit-video-tiny", "--set", "tokenizer.every=4", "--set", "clip.num_frames=17"]
     tokenizer = out_json(run_zoo(*sparse, "--json"))["tokenizer"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,6 +68,11 @@ def _show_parts(parts: list[Part], *, as_json: bool) -> None:
 
 
 def _unknown(name: str, kind: str | None, found: Any) -> str:
+    if Path(name).exists():
+        return (
+            f"zoo info describes recipes and parts by their names, and {name!r} is a file or a folder. Which "
+            "recipe a run has stands in its run.json"
+        )
     models = list(found.recipes) if kind in (None, "model") else []
     parts = [part.name for part in found.parts if kind in (None, part.kind)]
     close = difflib.get_close_matches(name, sorted({*models, *parts}), n=3, cutoff=0.5)
