@@ -148,6 +148,11 @@ class Assembly(nn.Module):
         """Turn real clips into what the discriminators judge: the clips themselves, or their latents."""
         return x_BCTHW
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the encoder, decoder and generator, those that there are, without a frozen tokenizer's."""
+        names = ("encoder", "decoder", "generator")
+        return {name: part for name, part in self.named_children() if name in names}
+
     def player_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter but the discriminators': the model's side of the game."""
         for name, parameter in self.named_parameters():

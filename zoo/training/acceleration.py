@@ -86,7 +86,7 @@ class Acceleration:
             compiled = {part for part, _ in entries}
             self._replacements += [
                 Replacement(block, "forward", checkpointed(block, compiled=part in compiled))
-                for part in _networks(model)
+                for part in model.networks().values()
                 for block in find_blocks(part)
             ]
             if not self._replacements:
@@ -135,13 +135,6 @@ class Acceleration:
             yield
 
 
-def _networks(model: Assembly) -> Iterator[nn.Module]:
-    """Yield the parts that learn, without quantizers and discriminators."""
-    for name, part in model.named_children():
-        if name in ("encoder", "decoder", "generator"):
-            yield part
-
-
 def _entries(model: Assembly, train: Train) -> Iterator[tuple[nn.Module, str]]:
     """Yield what is to be compiled: the networks of a step, each with the method that a step calls.
 
@@ -150,7 +143,7 @@ def _entries(model: Assembly, train: Train) -> Iterator[tuple[nn.Module, str]]:
     adversarial = train.objective.adversarial
     if adversarial is None or adversarial.path_length is None:
         entry = "loss" if isinstance(model, TokenPrior) else "forward"
-        yield from ((part, entry) for part in _networks(model))
+        yield from ((part, entry) for part in model.networks().values())
     if adversarial is not None and not (adversarial.r1 or adversarial.r2 or adversarial.gradient_penalty):
         yield from ((part, "forward") for part in model.discriminator)
 

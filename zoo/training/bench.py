@@ -91,10 +91,11 @@ def bench(
         TrainingError: Ranks did not come to the end.
         ZooError: As `zoo.build`.
     """
-    resolved = resolve_recipe(name, overrides or {})  # told here, and not by each of the ranks
+    overrides = dict(overrides or {})
+    resolved = resolve_recipe(name, overrides)  # told here, and not by each of the ranks
     check_objective(resolved.name, resolved.recipe)
     check_anneal(resolved.name, resolved.recipe.train)
-    if "batch_size" in (overrides or {}).get("train", {}):
+    if "batch_size" in overrides.get("train", {}):
         raise TrainingError(
             f"{resolved.name!r} is measured with as many clips on each rank: say how many (--clips) instead "
             "of train.batch_size"
@@ -111,7 +112,7 @@ def bench(
                 "batch_size": number * clips_per_rank,
                 "fsdp": fsdp and number > 1,
                 "device": device,
-                "overrides": dict(overrides or {}),
+                "overrides": overrides,
             }
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
             command = [sys.executable, *(launcher if number > 1 else []), "-m", __name__]

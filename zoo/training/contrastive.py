@@ -76,9 +76,8 @@ class MemoryQueue(nn.Module):
         """Put projections of the batch, of all ranks, in the places of the oldest."""
         for side, projected_BP in zip(SIDES, (real_BP, made_BP), strict=True):
             rows_NP = rows_everywhere(projected_BP.float())[-self.config.queue_size :]
-            places_N = (self.place + torch.arange(len(rows_NP), device=rows_NP.device)) % len(
-                self.get_buffer(side)
-            )
+            order_N = torch.arange(len(rows_NP), device=rows_NP.device)
+            places_N = (self.place + order_N) % self.config.queue_size
             self.get_buffer(side).index_copy_(0, places_N, rows_NP)
         self.place.copy_((self.place + len(rows_NP)) % self.config.queue_size)
 

@@ -182,7 +182,8 @@ def train_command(
         return f"zoo.train(..., out={str(folder)!r}{', resume=True' if resume else ''})"
     words = ["zoo", "train", str(name), "--data", str(data), "--out", str(folder)]
     if fsdp:
-        words = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "2"), "-m", *words]
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "2")
+        words = ["torchrun", "--nproc-per-node", processes, "-m", *words, "--fsdp"]
     if steps is not None:
         words += ["--steps", str(steps)]
     for part, source in {} if resume else dict(init or {}).items():
@@ -197,8 +198,6 @@ def train_command(
         words += ["--device", str(device)]
     for callback in callbacks:
         words += ["--callback", callback]
-    if fsdp:
-        words.append("--fsdp")
     for path, value in flat(overrides):
         words += ["--set", f"{path}={_as_yaml(value)}"]
     return shlex.join([*words, "--resume"] if resume else words)

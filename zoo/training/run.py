@@ -309,11 +309,11 @@ def start(model: Assembly, device: torch.device, *, fsdp: bool = False) -> Run:
     acceleration = Acceleration(model, device)
     average = MovingAverage(model, train.ema) if train.ema is not None else None
     if shards is not None:
-        shards.cut(model, average.model if average is not None else None)
+        shards.cut(average.model if average is not None else None)
     keepers = nn.ModuleDict()
     if (adversarial := train.objective.adversarial) is not None:
         if adversarial.augment is not None:
-            check_speed(model)
+            check_speed(adversarial.augment, model)
             keepers["augment"] = make_augment(adversarial.augment)
         if adversarial.lecam is not None:
             keepers["lecam"] = LecamMeans(len(model.discriminator), decay=adversarial.lecam.decay)

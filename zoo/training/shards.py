@@ -62,7 +62,6 @@ BY_NUMBER = (
     "sgd",
 )
 """Optimisers whose step of one weight's number depends on no other number of the weight."""
-_PARTS = ("encoder", "decoder", "generator")
 _ALSO_RUN = ("loss", "own_loss")
 """Methods of a part, besides `forward`, that a step calls."""
 
@@ -171,20 +170,19 @@ class Shards:
         self._published = copy.deepcopy(model).eval() if is_first() else model
         self._at_work: list[FSDPModule] = []
 
-    def cut(self, model: Assembly, average: Assembly | None) -> None:
-        """Cut them.
+    def cut(self, average: Assembly | None) -> None:
+        """Cut the model, which by now is where it is trained and the same on all ranks.
 
         Args:
-            model: The model, where it is trained and the same on all ranks.
             average: Its moving average, which shares its discriminators.
         """
+        model = self._model
         mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
         adversarial = model.recipe.train.objective.adversarial
         walks_twice = adversarial is not None and adversarial.path_length is not None
         run = _run_in_a_rehearsal(model.recipe)
-        for name in _PARTS:
-            part = getattr(model, name, None)
-            if part is None or not _has_weights(part):
+        for name, part in model.networks().items():
+            if not _has_weights(part):
                 continue
             if walks_twice and name == "generator":
                 self._at_work.append(keep_whole_at_work(part, mesh))
@@ -333,8 +331,7 @@ def _run_in_a_rehearsal(recipe: Recipe) -> dict[str, set[str]]:
     clip = recipe.clip
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         twin = plan(recipe).make()
-        parts = {name: getattr(twin, name) for name in _PARTS if hasattr(twin, name)}
-        found = {name: modules_run(part) for name, part in parts.items()}
+        found = {name: modules_run(part) for name, part in twin.networks().items()}
         twin.rehearse((1, clip.channels, clip.num_frames, clip.height, clip.width))
     return found
 

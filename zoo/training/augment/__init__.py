@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["AdaptiveAugment", "Augment", "DiffAugment", "check_speed", "make_augment"]
 
 
-def check_speed(model: Assembly) -> None:
+def check_speed(config: recipes.DiffAugment | recipes.AdaptiveAugment, model: Assembly) -> None:
     """Refuse to change the speed of clips of which no discriminator sees more than a few frames.
 
     Raises:
         TrainingError: It is asked for.
     """
-    adversarial = model.recipe.train.objective.adversarial
-    augment = adversarial and adversarial.augment
-    if not augment or augment.use != "diffaugment" or "speed" not in augment.policy:
+    if config.use != "diffaugment" or "speed" not in config.policy:
         return
     if all(hasattr(judge, "draw_frames") or judge.consumes == "image" for judge in model.discriminator):
         raise TrainingError(
