@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos.bad_clips import Crashing, crash, facts_of, shared_odd, train_on, write_many
 
+from zoo.data.crashes import start_quietly
 from zoo.errors import DataError
 from zoo.training.records import train_command
 
@@ -30,6 +33,21 @@ def test_bad_clips_are_listed_exactly_and_too_many_stop_the_run(tmp_path: Path, 
 )
 def test_a_decoder_that_crashes_costs_one_clip(tmp_path: Path, signals: list[signal.Signals]) -> None:
     assert crash(tmp_path, signals, num_clips=12) == []
+
+
+def test_a_reader_that_dies_while_its_last_batch_is_taken_costs_one_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe that a batch's memory is handed over by is then torn, instead of the batch missed."""
+
+    def torn(loader: Any) -> Iterator[Any]:
+        try:
+            yield from start_quietly(loader)
+        except RuntimeError as error:
+            raise EOFError from error
+
+    monkeypatch.setattr("zoo.data.loader.start_quietly", torn)
+    assert crash(tmp_path, [signal.SIGSEGV], num_clips=12) == []
 
 
 def test_max_bad_is_a_share_and_the_command_repeats_it(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
 _NOTHING = -1
+_DYING_S = 1.0
 
 
 class AtWork:
@@ -40,11 +42,18 @@ class AtWork:
             self._slots[2 * worker.id], self._slots[2 * worker.id + 1] = os.getpid(), index
 
     def left_by_the_dead(self) -> list[int] | None:
-        """Return the sources that workers which are gone were reading; None where none is gone."""
-        alive = {child.pid for child in multiprocessing.active_children()}
-        pairs = zip(self._slots[::2], self._slots[1::2], strict=True)
-        left = [index for process, index in pairs if process and process not in alive]
-        return sorted(set(left) - {_NOTHING}) if left else None
+        """Return the sources that workers which are gone were reading; None where none is gone.
+
+        A process that dies closes what it had open before it counts as gone, so it is waited for.
+        """
+        deadline = time.monotonic() + _DYING_S
+        while True:
+            alive = {child.pid for child in multiprocessing.active_children()}
+            pairs = zip(self._slots[::2], self._slots[1::2], strict=True)
+            left = [index for process, index in pairs if process and process not in alive]
+            if left or time.monotonic() > deadline:
+                return sorted(set(left) - {_NOTHING}) if left else None
+            time.sleep(0.01)
 
 
 def start_quietly(loader: DataLoader[Any]) -> Any:

@@ -256,7 +256,7 @@ def _worker_batches(dataset: ClipDataset, order: Order, num_workers: int) -> Ite
                 yield batch
                 done += 1
             return
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, EOFError) as error:  # the last: it died while its batch was taken
             left = at_work.left_by_the_dead() if at_work is not None else None
             unexplained += not left
             if left is None or unexplained > _UNEXPLAINED:
