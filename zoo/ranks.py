@@ -9,8 +9,10 @@ Shape legend: B clips.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
+import gc
 import os
 import threading
 import time
@@ -41,6 +43,7 @@ class _Joined:
         self.store = store
         self.timeout_s = timeout_s
         self.turns = 0
+        self.leaving: list[Callable[[], object]] = []
 
 
 def distributed() -> bool:
@@ -78,6 +81,10 @@ def joined(device: torch.device, timeout_s: float = TIMEOUT_S) -> Iterator[None]
     if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
         return
+    # Imported while there is a group, it would keep that one as a default of its functions for ever, and with
+    # it threads that make the interpreter abort now and then when it ends.
+    with contextlib.suppress(ImportError):
+        import torch.distributed.nn.functional
     wait = datetime.timedelta(seconds=timeout_s)
     backend = "gloo"
     if device.type == "cuda":
@@ -97,12 +104,21 @@ def joined(device: torch.device, timeout_s: float = TIMEOUT_S) -> Iterator[None]
             f"within {timeout_s:g} s: {str(error).splitlines()[0]}"
         ) from error
     _joined = _Joined(_PrefixStore(f"zoo turns {_groups}", store), timeout_s)
+    atexit.register(gc.collect)  # what is left of this group goes while the interpreter is whole
     try:
         yield
     finally:
+        for work in _joined.leaving:
+            work()
         _joined = None
         with contextlib.suppress(Exception):  # of a rank that is gone
             dist.destroy_process_group()
+
+
+def when_leaving(work: Callable[[], object]) -> None:
+    """Do something when this process leaves the group that it joined here."""
+    if _joined is not None:
+        _joined.leaving.append(work)
 
 
 def own_device() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import itertools
 import json
@@ -296,6 +297,13 @@ def _apart(wanted: dict[str, Tensor | None], found: dict[str, Tensor | None]) ->
     pairs = [(g, f) for g, f in zip(wanted.values(), found.values(), strict=True) if g is not None]
     largest = max((float(g.abs().max()) for g, _ in pairs), default=0.0) or 1.0
     return max((float((g - f).abs().max()) for g, f in pairs if f is not None), default=0.0) / largest
+
+
+def threads_at_the_end(folder: Path, *, fsdp: bool) -> None:
+    """Train; write down the threads that are there when the interpreter begins to end."""
+    threads = Path("/proc/self/task")
+    atexit.register(lambda: write(folder, [path.read_text() for path in threads.glob("*/comm")]))
+    train(folder, recipes=["vqgan"], steps=1, fsdp=fsdp)
 
 
 def main() -> None:

@@ -40,6 +40,17 @@ def test_two_ranks_do_what_one_process_does(tmp_path: Path) -> None:
     assert max(found.values()) <= WITHIN, found
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="names of threads are read from /proc")
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_nothing_of_the_group_is_left_when_a_rank_ends(tmp_path: Path, fsdp: bool) -> None:
+    # A thread of it that is still there makes the interpreter abort at its end, one time in a hundred.
+    ended = launch("threads_at_the_end", 2, tmp_path, {"fsdp": fsdp})
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    left = [name for names in results(tmp_path) for name in names]
+    assert len(left) >= 2
+    assert not [name for name in left if "gloo" in name]
+
+
 @pytest.mark.slow
 def test_penalties_that_walk_through_a_player_twice_are_those_of_one_process(tmp_path: Path) -> None:
     ways = ("2 ranks", "2 ranks with --fsdp", "2 ranks with --fsdp")

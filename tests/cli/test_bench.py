@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_what_ranks_send_and_hold_follows_from_the_number_of_weights(tmp_path: P
     # Weights are gathered for both passes, or stay from the first on, and gradients are scattered.
     assert gradients < cut["sent_bytes"] < 2 * gradients + 4096
     assert cut["held_bytes"] < 0.6 * two["held_bytes"]
+
+
+def test_a_rank_that_dies_is_told_with_what_it_said_and_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die = "import atexit, os\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
+    (tmp_path / "sitecustomize.py").write_text(die)
+    paths = [str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    words = ["bench", "vqvae-video-tiny", "--ranks", "2", "--steps", "1", "--clips", "1", "--device", "cpu"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 1
+    assert "2 ranks did not come to the end" in result.output
+    assert "rank 1: Fatal Python error: Aborted" in result.output
 
 
 @pytest.mark.parametrize("ranks", ["0", "1,", "two", "-1"])

@@ -115,9 +115,10 @@ def bench(
                 "overrides": overrides,
             }
             launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+            launcher += ["--log-dir", folder, "--redirects", "2"]
             command = [sys.executable, *(launcher if number > 1 else []), "-m", __name__]
             # What torchrun sets for several ranks holds for one alone, or they could not be compared.
-            environment = {"OMP_NUM_THREADS": "1", **os.environ}
+            environment = {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **os.environ}
             ended = subprocess.run(
                 [*command, str(out), json.dumps(options)],
                 capture_output=True,
@@ -126,9 +127,17 @@ def bench(
                 env=environment,
             )
             if ended.returncode or not out.exists():
-                raise TrainingError(f"{number} ranks did not come to the end:\n{ended.stderr[-2000:]}")
+                said = _last_words(Path(folder)) or ended.stderr[-2000:]
+                raise TrainingError(f"{number} ranks did not come to the end:\n{said}")
             found.append(Speed(**json.loads(out.read_text(encoding="utf-8"))))
     return found
+
+
+def _last_words(folder: Path) -> str:
+    """Return what each rank wrote to its stderr; nothing where torchrun did not come to start them."""
+    files = sorted(folder.rglob("stderr.log"))
+    said = {path.parent.name: path.read_text(errors="replace").strip() for path in files}
+    return "\n".join(f"rank {number}: {words[-2000:]}" for number, words in said.items() if words)
 
 
 def measure(

@@ -40,6 +40,7 @@ from zoo.ranks import (
     everywhere,
     is_first,
     own_share,
+    when_leaving,
     whole,
     world_size,
 )
@@ -178,6 +179,8 @@ class Shards:
         """
         model = self._model
         mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
+        # What torch caches keeps every mesh for ever, and a mesh the group: see `zoo.ranks.joined`.
+        when_leaving(getattr(mesh, "_pg_registry", {}).clear)
         adversarial = model.recipe.train.objective.adversarial
         walks_twice = adversarial is not None and adversarial.path_length is not None
         run = _run_in_a_rehearsal(model.recipe)
