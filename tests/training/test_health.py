@@ -10,12 +10,13 @@ import pytest
 
 from tests.training.squares import GAN, VQVAE, Squares
 from zoo.errors import TrainingError
+from zoo.recipes import Adversarial
 from zoo.training import train
 from zoo.training.health import Health
 
 
-def watch(**options: bool) -> Health:
-    return Health(num_codes=512, is_gan=True, adversarial=True, quiet=True, **options)
+def watch(game: Adversarial | None = Adversarial(), *, stop: bool = False) -> Health:  # noqa: B008
+    return Health(num_codes=512, samples=True, adversarial=game, quiet=True, stop=stop)
 
 
 def test_a_discriminator_that_always_wins_is_told_after_a_while_and_forgotten_when_it_loses() -> None:
@@ -43,6 +44,26 @@ def test_collapsed_samples_a_dead_codebook_and_wild_gradients_are_told() -> None
     warned = {name for name, finding in health.findings.items() if finding.warned}
     assert warned == {"codebook use", "gradient norms"}
     assert "500 times its usual" in health.findings["gradient norms"].advice
+
+
+def test_advice_is_not_to_add_what_the_recipe_has() -> None:
+    alike = {"lpips_diversity": 0.1, "lpips_diversity_of_real_clips": 0.4}
+    advice = {}
+    for name, game in {
+        "bare": Adversarial(),
+        "r1": Adversarial(loss="relativistic", r1={"weight": 5.0}),
+        "none": None,
+    }.items():
+        health = watch(game)
+        health.on_eval(10, alike)
+        advice[name] = health.findings["mode collapse"].advice
+    assert "add train.objective.adversarial.r1" in advice["bare"]
+    assert "relativistic" in advice["bare"]
+    assert "raise train.objective.adversarial.r1.weight" in advice["r1"]
+    assert "add train.objective.adversarial.augment" in advice["r1"]
+    assert "relativistic" not in advice["r1"]
+    assert "temperature" in advice["none"]
+    assert "adversarial" not in advice["none"]
 
 
 @pytest.mark.parametrize("recipe", [VQVAE, GAN], ids=["vqvae", "gan"])

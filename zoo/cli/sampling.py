@@ -91,7 +91,7 @@ def load_prior(reference: str, device: str | None) -> TokenPrior:
     model = load_model(reference, device)
     if not isinstance(model, TokenPrior):
         raise click.UsageError(
-            f"{reference} is a {model.recipe.assembly}; this takes a prior over tokens. See: zoo list "
+            f"{reference} is no prior over tokens but of the assembly {model.recipe.assembly}. See: zoo list "
             '"*prior*"'
         )
     return model

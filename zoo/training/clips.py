@@ -190,7 +190,11 @@ def _open(data: Any, recipe: Recipe, *, num_workers: int | None) -> Clips:
     if isinstance(data, open_kinds):
         data = {"train": data}
     if isinstance(data, Mapping) and isinstance(data.get("train"), open_kinds):
-        trained, heldout, why_not = data["train"], data.get("test"), "no clips were given to measure on"
+        trained, heldout, why_not = (
+            data["train"],
+            data.get("test"),
+            "nothing is held out: no clips were given to measure on",
+        )
         return Clips(trained.description, trained, heldout, why_not, train=train, num_workers=num_workers)
     trained = open_clips(data, clip=recipe.clip, split="train", seed=train.seed, augment=train.augment)
     heldout, why_not = None, ""
@@ -199,7 +203,7 @@ def _open(data: Any, recipe: Recipe, *, num_workers: int | None) -> Clips:
         assert isinstance(found, ClipDataset)  # of a stream, too, the head is held out as a data set
         heldout = found
     except DataError as error:
-        why_not = str(error)
+        why_not = f"nothing is held out: {error}"
     source = str(data) if isinstance(data, str | os.PathLike) else type(data).__name__
     return Clips(source, trained, heldout, why_not, train=train, num_workers=num_workers)
 

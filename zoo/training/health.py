@@ -22,6 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from zoo.assemblies import Assembly, Autoencoder, Sampler
+from zoo.recipes import Adversarial
 from zoo.training.callbacks import Callback
 
 _PATIENCE = 200
@@ -54,8 +55,8 @@ class Health(Callback):
 
     Args:
         num_codes: Codes of the quantizer, 0 when there is none.
-        is_gan: Whether there is a diversity of samples to watch.
-        adversarial: Whether there are discriminators to watch.
+        samples: Whether there is a diversity of samples to watch.
+        adversarial: The game with discriminators; None without any.
         stop: Ask for an end of the run at the first warning.
         quiet: Print nothing.
 
@@ -65,14 +66,21 @@ class Health(Callback):
     """
 
     def __init__(
-        self, *, num_codes: int, is_gan: bool, adversarial: bool, stop: bool = False, quiet: bool = False
+        self,
+        *,
+        num_codes: int,
+        samples: bool,
+        adversarial: Adversarial | None,
+        stop: bool = False,
+        quiet: bool = False,
     ) -> None:
         self.stop = stop
         self.quiet = quiet
         self._num_codes = num_codes
+        self._adversarial = adversarial
         names = ["gradient norms", "finite numbers"]
-        names += ["discriminator saturation"] if adversarial else []
-        names += ["mode collapse"] if is_gan else []
+        names += ["discriminator saturation"] if adversarial is not None else []
+        names += ["mode collapse"] if samples else []
         names += ["codebook use"] if num_codes else []
         self.verdict = ""
         self.findings = {name: Finding(name) for name in names}
@@ -92,8 +100,9 @@ class Health(Callback):
                 f"real clips score higher in {100 * wins:.1f} % of pairs",
                 bad=wins > 0.99,
                 patience=_PATIENCE,
-                advice="the discriminator always wins: lower train.discriminator_optimizer.lr, add "
-                "train.objective.adversarial.r1 or .augment, or make the discriminator smaller",
+                advice="the discriminator always wins: lower train.discriminator_optimizer.lr, "
+                + self._strengthen("r1", "augment")
+                + "or make the discriminator smaller",
             )
         if "codebook use" in self.findings and "quantizer/perplexity" in numbers:
             share = numbers["quantizer/perplexity"] / self._num_codes
@@ -117,8 +126,7 @@ class Health(Callback):
                 step,
                 f"samples differ by {made:.3f} LPIPS, real clips by {real:.3f}",
                 bad=made < 0.5 * real,
-                advice="samples are too much alike: add train.objective.adversarial.r1 and .augment, or take "
-                "the relativistic loss; with little data a smaller discriminator",
+                advice=self._against_collapse(),
             )
 
     def broke(self, step: int, reason: str) -> None:
@@ -128,6 +136,26 @@ class Health(Callback):
     def lines(self) -> list[dict[str, Any]]:
         """Return every monitor's line, as plain data for run.json."""
         return [dataclasses.asdict(finding) for finding in self.findings.values()]
+
+    def _against_collapse(self) -> str:
+        if self._adversarial is None:
+            return "samples are too much alike: train longer, or draw with a higher temperature"
+        loss = "" if self._adversarial.loss == "relativistic" else "take the relativistic loss, "
+        return (
+            f"samples are too much alike: {self._strengthen('r1', 'augment')}{loss}or, with little data, "
+            "make the discriminator smaller"
+        )
+
+    def _strengthen(self, *names: str) -> str:
+        """Say of each stabiliser to add it, or to give it more weight where the recipe has it."""
+        words = []
+        for name in names:
+            field = f"train.objective.adversarial.{name}"
+            if getattr(self._adversarial, name) is None:
+                words.append(f"add {field}, ")
+            elif name == "r1":
+                words.append(f"raise {field}.weight, ")
+        return "".join(words)
 
     def _see_norms(self, step: int, numbers: Mapping[str, float]) -> None:
         words, troubles = [], []
@@ -169,8 +197,8 @@ def make_health(model: Assembly, *, quiet: bool) -> Health | None:
         return None
     return Health(
         num_codes=int(model.quantizer.codebook_size) if isinstance(model, Autoencoder) else 0,
-        is_gan=isinstance(model, Sampler),
-        adversarial=recipe.train.objective.adversarial is not None,
+        samples=isinstance(model, Sampler),
+        adversarial=recipe.train.objective.adversarial,
         stop=recipe.train.health == "stop",
         quiet=quiet,
     )

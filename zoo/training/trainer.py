@@ -296,7 +296,7 @@ def _run(
     facts = session.facts
     evaluation: dict[str, Any] | None = None
     if clips.heldout is None and session.progress:
-        print(f"nothing is held out, so nothing will be measured: {clips.why_not}", file=sys.stderr)
+        print(f"nothing will be measured: {clips.why_not}", file=sys.stderr)
     try:
         session.write()
         session.train(clips.batches)
