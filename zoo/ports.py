@@ -23,7 +23,8 @@ codebook_size, num_codebooks, grid_thw, order, [num_classes], [max_frames].
 
 Discriminator: ``x, [times_BT=], [label_B=] -> Judged`` of raw scores, ``[draw_frames(num, num_frames,
 generator=) -> frames_BK]``; consumes, in_channels, min_size, [num_frames], [size_HW], [conditions],
-[num_classes], [mixes_batch], [reference_frames], ``[project(features) -> (B, projection_dim)]``.
+[num_classes], [mixes_batch], [reference_frames], ``[project(features) -> (B, projection_dim)]``,
+``[classify(features) -> logits_BN]`` of [num_categories].
 
 Attributes in brackets may be left out. `causal` promises that no frame depends on a later one, and that
 the part streams (see `zoo.streaming`). `lead_frame` says that the first frame is a latent frame of its own:
@@ -66,7 +67,8 @@ consumes images, one by chance. `num_frames` is the only number of frames it can
 standard deviation); the others may judge real and made clips in one batch. `reference_frames` is how many of
 the frames that it draws, the first of them, are its reference: of made clips these are real to it and the
 others are not, and of real clips it sees nothing. `project` turns the features of a verdict into what the
-objective's contrastive term compares.
+objective's contrastive term compares, and `classify` into logits of the kinds of clip that its categories
+term is about.
 """
 
 from __future__ import annotations

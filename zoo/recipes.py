@@ -185,6 +185,15 @@ class Contrastive(Strict):
     """Weight of the past in the copy of the discriminator that projects what is remembered."""
 
 
+class Categories(Strict):
+    """MoCoGAN's term of discriminators that name the kind of a clip (https://arxiv.org/abs/1707.04993)."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor on the term of either player; 1 in the authors' code."""
+    learn_from: Literal["labels", "made"] = "labels"
+    """What discriminators learn kinds from: labels of real clips (AC-GAN) or what is made (InfoGAN)."""
+
+
 class PathLength(Strict):
     """StyleGAN2's path length: a step in latent space is to change a clip as much anywhere.
 
@@ -270,6 +279,8 @@ class Adversarial(Strict):
     """Term of the generator on the discriminators' features; off when left out."""
     contrastive: Contrastive | None = None
     """Term of discriminators that project what they see; off when left out. Needs `augment`."""
+    categories: Categories | None = None
+    """Term of discriminators that name the kind of a clip, and of the generator; off when left out."""
     path_length: PathLength | None = None
     """Regulariser of a GAN's generator; off when left out."""
     spectral_norm: bool = False

@@ -16,6 +16,8 @@ LOSSES = (
     "feature_matching",
     "contrastive",
     "match",
+    "categories",
+    "naming",
     "path_length",
     "own_loss",
 )
@@ -35,6 +37,8 @@ _TITLES = {
     "feature_matching": "Feature matching",
     "contrastive": "Contrastive",
     "match": "Likeness to the reference frame",
+    "categories": "Kinds of made clips, as the discriminators name them",
+    "naming": "Kinds, as the discriminators learn them",
     "path_length": "Path length",
     "own_loss": "The generator's own",
     "discriminator_wins": "Pairs the discriminators judge rightly",

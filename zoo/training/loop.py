@@ -24,6 +24,7 @@ from zoo.outputs import Judged
 from zoo.ranks import num_parts, rank, share, shared_draw
 from zoo.training import objectives
 from zoo.training.augment import Augment
+from zoo.training.categories import categories_of, categories_term
 from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.finite import agreed, step_not_finite
 from zoo.training.made import Made
@@ -210,6 +211,12 @@ def _adversarial_terms(
             likeness = memory.match(run.model, made_x_BCTHW, fakes, selection, label_B=batch.label_B)
         numbers["match"] = likeness.detach()
         others.append(adversarial.contrastive.match * likeness)
+    if adversarial.categories is not None:
+        assert made.kind_B is not None
+        with run.autocast():
+            naming = categories_term(run.model, fakes, made.kind_B)
+        numbers["categories"] = naming.detach()
+        others.append(adversarial.categories.weight * naming)
     if made.latents:
         assert adversarial.path_length is not None
         penalty = run.keepers["path_length"](
@@ -293,6 +300,11 @@ def _discriminator_loss(
                 model, (real_seen, made_seen), (reals, fakes), again, selection, label_B=label_B
             )
         losses["contrastive"] = adversarial.contrastive.weight * term
+    if adversarial.categories is not None:
+        told = (reals, label_B) if adversarial.categories.learn_from == "labels" else (fakes, made.kind_B)
+        assert told[1] is not None
+        with run.autocast():
+            losses["naming"] = adversarial.categories.weight * categories_term(model, told[0], told[1])
     if adversarial.r1 is not None and r1:
         losses["r1"] = r1 * adversarial.r1.weight / 2 * gradient_penalty_r1(reals, real_x_BCTHW)
     if adversarial.r2 is not None and r2:
@@ -347,7 +359,7 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     own_loss = None
     if torch.is_grad_enabled() and hasattr(model.generator, "own_loss"):
         own_loss = model.generator.own_loss(noise)
-    return Made(x_BCTHW, x_BCTHW, selection, latents=latents, own_loss=own_loss)
+    return Made(x_BCTHW, x_BCTHW, selection, latents=latents, own_loss=own_loss, kind_B=categories_of(noise))
 
 
 def _labels(batch: Labelled, model: Sampler) -> Tensor:

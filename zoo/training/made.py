@@ -26,6 +26,7 @@ class Made(NamedTuple):
         quantized: What its quantizer said, where it has one.
         latents: What path lengths are measured along, where they are due.
         own_loss: What a generator is trained with of its own, where it has such a loss.
+        kind_B: int64 kind of each clip, of a generator that makes several.
     """
 
     x_BCTHW: Tensor
@@ -34,14 +35,16 @@ class Made(NamedTuple):
     quantized: Quantized | None = None
     latents: tuple[Tensor, ...] = ()
     own_loss: Tensor | None = None
+    kind_B: Tensor | None = None
 
     def part(self, clips: slice) -> Made:
         """Return some of its clips, of one that has no gradient."""
-        return Made(self.x_BCTHW[clips], self.seen_x_BCTHW[clips], self.selection.part(clips))
+        kind_B = None if self.kind_B is None else self.kind_B[clips]
+        return Made(self.x_BCTHW[clips], self.seen_x_BCTHW[clips], self.selection.part(clips), kind_B=kind_B)
 
     def detach(self) -> Made:
         """Return it without gradient."""
-        return Made(self.x_BCTHW.detach(), self.seen_x_BCTHW.detach(), self.selection)
+        return Made(self.x_BCTHW.detach(), self.seen_x_BCTHW.detach(), self.selection, kind_B=self.kind_B)
 
     @staticmethod
     def joined(parts: list[Made]) -> Made:
@@ -50,4 +53,10 @@ class Made(NamedTuple):
             return parts[0]
         x_BCTHW = torch.cat([part.x_BCTHW for part in parts])
         seen_x_BCTHW = torch.cat([part.seen_x_BCTHW for part in parts])
-        return Made(x_BCTHW, seen_x_BCTHW, Selection.joined([part.selection for part in parts]))
+        kinds = [part.kind_B for part in parts if part.kind_B is not None]
+        return Made(
+            x_BCTHW,
+            seen_x_BCTHW,
+            Selection.joined([part.selection for part in parts]),
+            kind_B=torch.cat(kinds) if kinds else None,
+        )

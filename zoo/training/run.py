@@ -20,6 +20,7 @@ from zoo.training.acceleration import Acceleration
 from zoo.training.anneal import annealed
 from zoo.training.augment import check_speed, make_augment
 from zoo.training.batch_norm import over_whole_batch
+from zoo.training.categories import check_categories
 from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.ema import MovingAverage
 from zoo.training.finite import IN_A_ROW, Buffers, NotFiniteError
@@ -317,6 +318,8 @@ def start(model: Assembly, device: torch.device, *, fsdp: bool = False) -> Run:
             keepers["augment"] = make_augment(adversarial.augment)
         if adversarial.lecam is not None:
             keepers["lecam"] = LecamMeans(len(model.discriminator), decay=adversarial.lecam.decay)
+        if adversarial.categories is not None:
+            check_categories(model, adversarial.categories)
         if adversarial.contrastive is not None:
             queue = step_generator(train.seed, "queue", 0)
             keepers["contrastive"] = ContrastiveMemory(model, adversarial.contrastive, generator=queue)

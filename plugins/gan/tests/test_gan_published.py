@@ -25,7 +25,7 @@ from zoo_gan.mocogan.discriminators import (
     VideoDiscriminator,
 )
 from zoo_gan.mocogan.generator import MoCoGANGenerator
-from zoo_gan.mocogan.weights import read_discriminator, read_generator
+from zoo_gan.mocogan.weights import map_mocogan_state_dict, read_discriminator, read_generator
 from zoo_gan.patchgan.patch3d import Patch3D
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
@@ -150,11 +150,26 @@ def test_discriminator_weights_tell_their_part(name: str) -> None:
     assert all(torch.equal(rebuilt.state_dict()[key], tensor) for key, tensor in state.items())
 
 
-def test_category_head_of_the_video_discriminator_is_dropped() -> None:
-    state = VideoDiscriminator(base_channels=4).state_dict()
-    head = state["main.15.weight"]
-    state["main.15.weight"] = torch.cat([head, torch.randn(6, *head.shape[1:])])
-    assert torch.equal(read_discriminator(state).weights["main.15.weight"], head)
+def test_published_rows_that_name_categories_are_kept_or_left_out_as_the_recipe_says() -> None:
+    judge = VideoDiscriminator(base_channels=4, num_categories=6)
+    plain = VideoDiscriminator(**read_discriminator(judge.state_dict()).options | {"num_categories": 0})
+    state = {f"video.{name}": tensor for name, tensor in judge.state_dict().items()}
+    made = MoCoGANGenerator(base_channels=4).state_dict()
+    state |= {f"generator.{name}": tensor for name, tensor in made.items()}
+    for model, named in ((judge, [6]), (plain, [None]), (plain, None)):
+        mapped, rest = map_mocogan_state_dict(state, discriminators=["mocogan-video"], named=named)
+        start = "discriminator.0."
+        model.load_state_dict(
+            {k.removeprefix(start): tensor for k, tensor in mapped.items() if k.startswith(start)}
+        )
+        assert not rest
+    x = torch.randn(2, 3, 17, 64, 80, generator=torch.Generator().manual_seed(0))
+    verdict = judge.eval()(x)
+    assert torch.equal(verdict.logits[0], plain.eval()(x).logits[0])
+    # As published: of the last layer's rows the first is the score and the others are the categories.
+    rows = judge.main(x)
+    assert torch.equal(verdict.logits[0], rows[:, :1])
+    torch.testing.assert_close(judge.classify(verdict.features), rows[:, 1:].mean((2, 3, 4)))
 
 
 @pytest.mark.parametrize(

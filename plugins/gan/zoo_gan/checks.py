@@ -19,14 +19,15 @@ def check_counts(part: str, /, **options: int) -> None:
             raise ZooError(f"{part}: {name} is {value!r}; give a whole number of 1 or more")
 
 
-def check_classes(part: str, num_classes: int) -> None:
-    """Refuse a number of classes that is not a whole number of 0 or more.
+def check_natural(part: str, /, **options: int) -> None:
+    """Refuse options that have to be whole numbers, 0 for none.
 
     Raises:
-        ZooError: It is not.
+        ZooError: One is not, named with its value.
     """
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
-        raise ZooError(f"{part}: num_classes is {num_classes!r}; give a whole number, 0 for none")
+    for name, value in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ZooError(f"{part}: {name} is {value!r}; give a whole number, 0 for none")
 
 
 def check_image_size(part: str, image_size: int) -> None:

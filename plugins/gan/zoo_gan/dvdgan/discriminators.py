@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
 from zoo.outputs import Judged, take_frames
-from zoo_gan.checks import check_classes, check_counts, check_input
+from zoo_gan.checks import check_counts, check_input, check_natural
 from zoo_gan.dvdgan.layers import Attention, DiscriminatorBlock, start
 from zoo_gan.dvdgan.options import check_choice
 
@@ -43,7 +43,7 @@ class _Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self._part = part
-        check_classes(part, num_classes)
+        check_natural(part, num_classes=num_classes)
         check_choice(part, "reduction", reduction, ("sum", "none"))
         check_choice(part, "spectral_norm", spectral_norm, ("all", "blocks"))
         check_counts(

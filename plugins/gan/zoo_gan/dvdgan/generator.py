@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
 from zoo.spectral_norm import original_weight
-from zoo_gan.checks import check_classes, check_counts
+from zoo_gan.checks import check_counts, check_natural
 from zoo_gan.dvdgan.layers import (
     ConvGRU,
     GeneratorBlock,
@@ -108,7 +108,7 @@ class DVDGANGenerator(nn.Module):
             **{f"channel_multipliers[{n}]": width for n, width in enumerate(channel_multipliers)},
             **{f"gru_multipliers[{n}]": width for n, width in enumerate(gru_multipliers)},
         )
-        check_classes(PART, num_classes)
+        check_natural(PART, num_classes=num_classes)
         if len(channel_multipliers) < 2:
             raise ZooError(
                 f"{PART}: channel_multipliers is {list(channel_multipliers)}; give the width of the start "

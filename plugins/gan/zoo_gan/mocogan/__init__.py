@@ -46,7 +46,7 @@ PARTS = [
         "mocogan-video",
         "zoo_gan.mocogan.discriminators:VideoDiscriminator",
         "MoCoGAN's 3D video discriminator (the one it was trained with): one score for 16 frames.",
-        example={"image_size": 16, "base_channels": 4},
+        example={"image_size": 16, "base_channels": 4, "num_categories": 3},
         paper=MOCOGAN,
         license="Apache-2.0",
     ),
@@ -68,6 +68,10 @@ CONVERTERS = [
         recipes=("gan-video-base", "gan-video-tiny"),
         summary="MoCoGANs of the authors' training code: generator_*.pytorch, discriminators beside it.",
         source="https://github.com/sergeytulyakov/mocogan",
-        arguments={"num_categories": "generator.num_categories", "discriminators": "discriminator.use"},
+        arguments={
+            "num_categories": "generator.num_categories",
+            "discriminators": "discriminator.use",
+            "named": "discriminator.num_categories",
+        },
     )
 ]

@@ -2,15 +2,14 @@
 
 The authors train with one image and one video discriminator at a time; their script's defaults, and
 the command they published, are the patch image discriminator and the whole-clip video discriminator:
-here `mocogan-patch-image` and `mocogan-video`. Their video discriminator may carry a second head
-that guesses the category, for an InfoGAN loss. It is left out here: no loss term of the zoo reads
-it, and it changes none of the scores (`zoo_gan.mocogan.weights` drops its rows on loading).
+here `mocogan-patch-image` and `mocogan-video`. Their video discriminator may name the kind of clip
+beside its score (`num_categories`), for the objective's `categories` term.
 
 State-dict names are those of the authors' code (``main.{n}.*``). Weights start as torch's layers
 start, as published. Batch norm pools over the batch in train mode; score real and generated clips in
 batches of their own.
 
-Shape legend: B batch, C colour channels, T H W frames and pixels.
+Shape legend: B batch, C colour channels, T H W frames and pixels, N categories.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ZooError
 from zoo.outputs import Judged
-from zoo_gan.checks import check_counts, check_input, num_halvings
+from zoo_gan.checks import check_counts, check_input, check_natural, num_halvings
 
 # Each halves height and width; the 3D one also eats 3 frames.
 _halve_2d = partial(nn.Conv2d, kernel_size=4, stride=2, padding=1, bias=False)
@@ -82,12 +81,14 @@ class _Discriminator(nn.Module):
         in_channels: int,
         min_size: tuple[int, int, int],
         layers: list[nn.Module],
+        num_categories: int = 0,
     ) -> None:
         super().__init__()
         self._part = f"discriminator {part!r}"
         self._axes = axes
         self.in_channels = in_channels
         self.min_size = min_size
+        self.num_categories = num_categories
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Judged:
@@ -109,7 +110,12 @@ class _Discriminator(nn.Module):
             x = layer(x)
             if isinstance(layer, nn.LeakyReLU):
                 features.append(x)
-        return Judged([x], features)
+        return Judged([x[:, :1] if self.num_categories else x], features)
+
+    def classify(self, features: list[Tensor]) -> Tensor:
+        """Return logits_BN of the kind of clip, means over the map, from what `forward` gave as features."""
+        logits: Tensor = self.main[-1](features[-1])[:, 1:].flatten(2).mean(2)
+        return logits
 
 
 def _check(part: str, *, in_channels: int, base_channels: int, noise_sigma: float) -> None:
@@ -195,9 +201,8 @@ class PatchImageDiscriminator(_Discriminator):
 class VideoDiscriminator(_Discriminator):
     """Scores 16 frames as a whole by 3D convolutions.
 
-    The published network at ``image_size=64``, which is MoCoGAN's default without its category head
-    (see the head of this file); other sizes have a stage more or less for each power of two, and each
-    stage takes 3 frames. A longer or larger clip gets a map of scores.
+    The published network at ``image_size=64``; other sizes have a stage more or less for each power of
+    two, and each stage takes 3 frames. A longer or larger clip gets a map of scores.
 
     Source: MoCoGAN, https://arxiv.org/abs/1707.04993
 
@@ -208,6 +213,8 @@ class VideoDiscriminator(_Discriminator):
         base_channels: Channels of the first stage; each further stage has twice as many.
         noise_sigma: Standard deviation of the noise added before every stage in train mode; the
             authors' default is 0, their published command has 0.1.
+        num_categories: Kinds of clip that it tells apart (`classify`), for the objective's `categories`
+            term; 0 for none. The authors' command has 4.
 
     Raises:
         ZooError: An option is out of its range.
@@ -217,10 +224,17 @@ class VideoDiscriminator(_Discriminator):
     mixes_batch = True
 
     def __init__(
-        self, *, in_channels: int = 3, image_size: int = 64, base_channels: int = 64, noise_sigma: float = 0.0
+        self,
+        *,
+        in_channels: int = 3,
+        image_size: int = 64,
+        base_channels: int = 64,
+        noise_sigma: float = 0.0,
+        num_categories: int = 0,
     ) -> None:
         part = "mocogan-video"
         _check(part, in_channels=in_channels, base_channels=base_channels, noise_sigma=noise_sigma)
+        check_natural(f"discriminator {part!r}", num_categories=num_categories)
         num_stages = num_halvings(f"discriminator {part!r}", image_size=image_size)
         widths = [base_channels << stage for stage in range(num_stages)]
         layers = _trunk(_halve_3d, nn.BatchNorm3d, in_channels=in_channels, widths=widths, sigma=noise_sigma)
@@ -229,7 +243,8 @@ class VideoDiscriminator(_Discriminator):
             axes="BCTHW",
             in_channels=in_channels,
             min_size=(3 * num_stages + 4, image_size, image_size),
-            layers=[*layers, _whole_3d(widths[-1], 1)],
+            layers=[*layers, _whole_3d(widths[-1], 1 + num_categories)],
+            num_categories=num_categories,
         )
 
 

@@ -10,12 +10,13 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
 from zoo.precision import full_precision
-from zoo_gan.checks import check_counts, num_halvings
+from zoo_gan.checks import check_counts, check_natural, num_halvings
 from zoo_gan.noise import draw_clips, normal_rows
 
 PART = "generator 'mocogan'"
@@ -44,13 +45,14 @@ class MoCoGANGenerator(nn.Module):
         content_dim: Numbers that describe a whole clip.
         motion_dim: Numbers that describe the motion at a frame; also the width of the GRU.
         num_categories: Kinds of clip, drawn uniformly with the noise; 0 for none.
+        labelled: Whether the kinds are the labels of the data: noise then holds ``label`` in place of
+            ``category``. Train it with a discriminator that names them (the objective's `categories`).
 
     Raises:
         ZooError: An option is out of its range.
     """
 
     emits = "video"
-    conditions: tuple[str, ...] = ()
     time = "frames"
 
     def __init__(
@@ -62,6 +64,7 @@ class MoCoGANGenerator(nn.Module):
         content_dim: int = 50,
         motion_dim: int = 10,
         num_categories: int = 6,
+        labelled: bool = False,
     ) -> None:
         super().__init__()
         num_doublings = num_halvings(PART, image_size=image_size)
@@ -72,13 +75,16 @@ class MoCoGANGenerator(nn.Module):
             content_dim=content_dim,
             motion_dim=motion_dim,
         )
-        if not isinstance(num_categories, int) or num_categories < 0:
-            raise ZooError(f"{PART}: num_categories is {num_categories!r}; give a whole number, 0 for none")
+        check_natural(PART, num_categories=num_categories)
+        if labelled and not num_categories:
+            raise ZooError(f"{PART} has no categories to be labels; set num_categories to those of the data")
         self.out_channels = out_channels
         self.size_HW = (image_size, image_size)
         self.content_dim = content_dim
         self.motion_dim = motion_dim
         self.num_categories = num_categories
+        self.num_classes = num_categories if labelled else 0
+        self.conditions: tuple[str, ...] = ("label",) if labelled else ()
         # Numbers drawn for a clip of one frame: the GRU's start is noise as well as its first step.
         self.noise_dim = content_dim + num_categories + 2 * motion_dim
         frame_dim = content_dim + num_categories + motion_dim
@@ -122,7 +128,8 @@ class MoCoGANGenerator(nn.Module):
 
         Returns:
             ``content`` (num, K) and ``motion_start`` (num, M), standard normal; ``motion``
-            (num, num_frames, M), standard normal, one vector a frame; ``category`` (num, N), one-hot.
+            (num, num_frames, M), standard normal, one vector a frame; ``category`` (num, N), one-hot, or,
+            where it is `labelled`, ``label`` (num,), int64.
 
         Raises:
             ZooError: `num` or `num_frames` is below 1.
@@ -138,14 +145,19 @@ class MoCoGANGenerator(nn.Module):
 
     def _draw_clip(self, source: torch.Generator, *, num_frames: int) -> dict[str, Tensor]:
         """Draw the noise of one clip on the CPU, without its batch axis."""
-        category = torch.zeros(self.num_categories, device="cpu")
+        kind = torch.zeros((), dtype=torch.int64, device="cpu")
         if self.num_categories:
-            category[int(torch.randint(self.num_categories, (1,), generator=source, device="cpu"))] = 1
+            kind = torch.randint(self.num_categories, (1,), generator=source, device="cpu")[0]
+        category = (
+            F.one_hot(kind, self.num_categories).float()
+            if self.num_categories
+            else torch.zeros(0, device="cpu")
+        )
         return {
             "content": torch.randn(self.content_dim, generator=source, device="cpu"),
             "motion_start": torch.randn(self.motion_dim, generator=source, device="cpu"),
             "motion": normal_rows(num_frames, self.motion_dim, source),
-            "category": category,
+            **({"label": kind} if self.num_classes else {"category": category}),
         }
 
     def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
@@ -167,13 +179,15 @@ class MoCoGANGenerator(nn.Module):
         if times_BT is not None:
             first, num_frames = int(times_BT[0, 0]), times_BT.shape[1]
         motion_BTM = self._motion_path(noise["motion_start"], steps_BTM[:, : first + num_frames])[:, first:]
-        still_BTK = repeat(
-            torch.cat([noise["content"], noise["category"]], dim=1), "B K -> B T K", T=num_frames
-        )
+        category_BN = noise["category"] if not self.num_classes else self._one_hot(noise["label"])
+        still_BTK = repeat(torch.cat([noise["content"], category_BN], dim=1), "B K -> B T K", T=num_frames)
         z_BTZ = torch.cat([still_BTK, motion_BTM], dim=2)
         frames = self.main(rearrange(z_BTZ, "B T Z -> (B T) Z 1 1"))
         x_BCTHW: Tensor = rearrange(frames, "(B T) C H W -> B C T H W", T=num_frames)
         return x_BCTHW
+
+    def _one_hot(self, label_B: Tensor) -> Tensor:
+        return F.one_hot(label_B, self.num_categories).to(self.last_layer.dtype)
 
     def _motion_path(self, start_BM: Tensor, steps_BTM: Tensor) -> Tensor:
         """Walk from `start_BM`, one GRU step a frame; the start itself is not part of the path."""
@@ -186,15 +200,15 @@ class MoCoGANGenerator(nn.Module):
             return torch.stack(path, dim=1)
 
     def _check_noise(self, noise: dict[str, Tensor]) -> None:
-        widths = {
-            "content": self.content_dim,
-            "motion_start": self.motion_dim,
-            "motion": self.motion_dim,
-            "category": self.num_categories,
+        rest: dict[str, tuple[int, ...]] = {
+            "content": (self.content_dim,),
+            "motion_start": (self.motion_dim,),
+            "motion": (self.motion_dim,),
+            **({"label": ()} if self.num_classes else {"category": (self.num_categories,)}),
         }
-        for name, width in widths.items():
-            axes = ("clips", "frames", width) if name == "motion" else ("clips", width)
-            wanted = f"({', '.join(map(str, axes))})"
+        for name, last in rest.items():
+            axes = ("clips", "frames", *last) if name == "motion" else ("clips", *last)
+            wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
             if name not in noise:
                 raise PortError(
                     f"{PART} needs noise {name!r} of shape {wanted}; it was given "
@@ -202,7 +216,11 @@ class MoCoGANGenerator(nn.Module):
                 )
             shape = tuple(noise[name].shape)
             same_batch = len(shape) == len(axes) and shape[0] == noise["content"].shape[0]
-            if not same_batch or shape[-1] != width or 0 in shape[:-1]:
+            if (
+                not same_batch
+                or shape[len(shape) - len(last) :] != last
+                or 0 in shape[: len(shape) - len(last)]
+            ):
                 raise PortError(
                     f"{PART} needs noise {name!r} of shape {wanted}, as many clips as 'content'; it was "
                     f"given {shape}; make it with draw_noise(num, num_frames)"

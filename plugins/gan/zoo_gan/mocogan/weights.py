@@ -89,8 +89,6 @@ def read_generator(state: Mapping[str, Tensor], *, num_categories: int = 6) -> P
 def read_discriminator(state: Mapping[str, Tensor]) -> Published:
     """Read the state dict of one of the published discriminators; which one follows from the weights.
 
-    The rows of a category head are dropped: `mocogan-video` gives the scores alone.
-
     Raises:
         WeightsError: The state dict is not one of those networks.
     """
@@ -103,7 +101,7 @@ def read_discriminator(state: Mapping[str, Tensor]) -> Published:
         options = {"in_channels": kernels[1].shape[1], "base_channels": kernels[1].shape[0]}
         weights = dict(state)
         if name == "mocogan-video":
-            weights["main.15.weight"] = weights["main.15.weight"][:1]
+            options["num_categories"] = len(weights["main.15.weight"]) - 1
         return Published("discriminator", name, options, _checked(weights, cls, options))
     wanted = ", ".join(
         f"'main.{last}.weight' with {axes} axes ({name})"
@@ -117,6 +115,7 @@ def map_mocogan_state_dict(
     *,
     num_categories: int = 6,
     discriminators: Sequence[str] = (),
+    named: Sequence[int | None] | None = None,
     prefix: str | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Rename the weights of a published MoCoGAN to those of our GAN.
@@ -126,6 +125,8 @@ def map_mocogan_state_dict(
         num_categories: What it was trained with; the weights only tell content and categories together.
         discriminators: Names of the parts that our GAN has. They are filled when there is exactly one
             published network for each, and otherwise none is.
+        named: How many categories each of them tells apart; where it is none, published rows that do are
+            left out.
         prefix: Which generator to take where there are several.
 
     Returns:
@@ -156,6 +157,9 @@ def map_mocogan_state_dict(
     if judges and sorted(judges) == sorted(discriminators):
         for i, name in enumerate(discriminators):
             head, published = judges[name]
+            if name == "mocogan-video" and not (named and named[i]):
+                last = "main.15.weight"
+                published.weights[last] = published.weights[last][:1]
             mapped |= {f"discriminator.{i}.{key}": value for key, value in published.weights.items()}
             rest = [name for name in rest if not name.startswith(head)]
     return mapped, sorted(rest)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError
 from zoo.outputs import Judged
-from zoo_gan.checks import check_classes, check_counts, check_input
+from zoo_gan.checks import check_counts, check_input, check_natural
 from zoo_gan.r3gan.layers import (
     BASIS_SIZE,
     DiscriminativeBasis,
@@ -114,7 +114,7 @@ class R3GANVideoDiscriminator(nn.Module):
             expansion=expansion,
         )
         check_counts(PART, in_channels=in_channels, embedding_dim=embedding_dim)
-        check_classes(PART, num_classes)
+        check_natural(PART, num_classes=num_classes)
         side = BASIS_SIZE << (len(widths) - 1)
         least = 1
         for scale in time_scales:

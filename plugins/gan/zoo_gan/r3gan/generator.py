@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.errors import PortError
-from zoo_gan.checks import check_classes, check_counts
+from zoo_gan.checks import check_counts, check_natural
 from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.r3gan.layers import (
     BASIS_SIZE,
@@ -146,7 +146,7 @@ class R3GANVideoGenerator(nn.Module):
             motion_dim=motion_dim,
             embedding_dim=embedding_dim,
         )
-        check_classes(PART, num_classes)
+        check_natural(PART, num_classes=num_classes)
         side = BASIS_SIZE << (len(widths) - 1)
         self.out_channels = out_channels
         self.size_HW = (side, side)

@@ -17,7 +17,7 @@ from zoo.checks import is_power_of_two
 from zoo.errors import PortError, ZooError
 from zoo.outputs import Judged
 from zoo.precision import full_precision
-from zoo_gan.checks import check_classes, check_counts, check_image_size, check_timed_frames
+from zoo_gan.checks import check_counts, check_image_size, check_natural, check_timed_frames
 from zoo_gan.stylegan2.networks import (
     DiscriminatorBlock,
     DiscriminatorEpilogue,
@@ -139,7 +139,7 @@ class StyleGANVDiscriminator(nn.Module):
             group_size=group_size,
         )
         check_image_size(PART, image_size)
-        check_classes(PART, num_classes)
+        check_natural(PART, num_classes=num_classes)
         if not isinstance(num_frames, int) or num_frames < 2:
             raise ZooError(f"{PART}: num_frames is {num_frames!r}; give 2 or more, 3 are published")
         if max_gap < num_frames - 1 or max_frames < 2:

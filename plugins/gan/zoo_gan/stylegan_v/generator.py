@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
-from zoo_gan.checks import check_classes, check_counts, check_image_size
+from zoo_gan.checks import check_counts, check_image_size, check_natural
 from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.stylegan2.networks import MappingNetwork, SynthesisNetwork, channels_by_resolution
 from zoo_gan.stylegan_v.motion import MotionEncoder, TemporalInput
@@ -101,7 +101,7 @@ class StyleGANVGenerator(nn.Module):
             max_period=max_period,
         )
         check_image_size(PART, image_size)
-        check_classes(PART, num_classes)
+        check_natural(PART, num_classes=num_classes)
         if max_period < motion_distance:
             raise ZooError(
                 f"{PART}: max_period is {max_period}, below the shortest period, motion_distance = "
