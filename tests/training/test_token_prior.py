@@ -72,6 +72,9 @@ def test_a_run_cut_in_either_stage_equals_an_uninterrupted_one(tmp_path: Path) -
     first = run(PRIOR, out, data=data)
     assert first.interrupted
     assert not (out / "checkpoint").exists()
+    # What goes on is the whole run, and the tokenizer's own folder says no other.
+    facts = json.loads((out / "tokenizer" / "run.json").read_text())
+    assert facts["resume_command"] == first.resume_command == f"zoo.train(..., out={str(out)!r}, resume=True)"
     second = run(PRIOR, out, resume=True, callbacks=[StopAfter(4)])
     assert (second.interrupted, second.step) == (True, 4)
     third = run(PRIOR, out, resume=True)

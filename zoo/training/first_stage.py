@@ -25,7 +25,7 @@ def train_first_stage(
     """Train the tokenizer of a recipe, or go on with it; None where an earlier part of the run has.
 
     Args:
-        train: `zoo.train`.
+        train: Trains among the ranks that there are, as `zoo.train` does.
         name: Name of the prior's recipe.
         recipe: The prior's recipe.
         folder: Folder of the run.

@@ -10,7 +10,7 @@ import functools
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -180,8 +180,14 @@ def _train(
     fsdp: bool,
     onto: torch.device,
     overrides: Mapping[str, Any],
+    command: Callable[..., str] | None = None,
 ) -> TrainResult:
-    """Train among the ranks that there are."""
+    """Train among the ranks that there are.
+
+    Args:
+        command: Says what to type, as `train_command` does, where that is not of these arguments: a tokenizer
+            goes on with the run of its prior. All else is as of `train`.
+    """
     changes = _with_steps(overrides, steps)
     resolved = resolve_recipe(name, changes)
     recipe = resolved.recipe
@@ -195,7 +201,7 @@ def _train(
     needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
     is_early = needs_tokenizer and (folder / FOLDER).exists() and not (folder / "checkpoint").exists()
     snapshot = None if resume and is_early else _checkpoint(folder, recipe, resume=resume, force=force)
-    command = functools.partial(
+    command = command or functools.partial(
         train_command,
         name,
         data,
@@ -218,7 +224,9 @@ def _train(
                 "model that made them"
             )
         first = train_first_stage(
-            train,
+            functools.partial(
+                _train, steps=None, init=None, callbacks=[], onto=onto, overrides={}, command=command
+            ),
             resolved.name,
             recipe,
             folder,
@@ -233,10 +241,7 @@ def _train(
             fsdp=fsdp,
         )
         if first is not None and first.interrupted:
-            result = dataclasses.replace(first, folder=folder, resume_command=command(resume=True))
-            if progress:
-                print(f"{resolved.name} goes on with:\n  {result.resume_command}", file=sys.stderr)
-            return result
+            return dataclasses.replace(first, folder=folder)
         init = {**(init or {}), "tokenizer": folder / FOLDER}
     # Clips first: a source that is not there is told at once. Tokens can only be told with their tokenizer.
     clips: Clips | TokenData | None = None
