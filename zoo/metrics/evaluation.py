@@ -301,7 +301,8 @@ def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> d
         rows = draws(pairs, setting.replicates, seed=seed)
         for name, found in per_pair.items():
             again = torch.tensor(found, dtype=torch.float64)[rows].mean(1)
-            intervals[name] = interval(values[name], again, seed=seed, over="pairs of clips")
+            if bounds := interval(values[name], again, seed=seed, over="pairs of clips"):
+                intervals[name] = bounds
     diversity = {
         **lpips_protocol(),
         "estimator": "mean of each frame, over disjoint random pairs",
