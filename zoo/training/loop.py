@@ -354,7 +354,9 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     latents: tuple[Tensor, ...] = ()
     term = run.train.objective.adversarial and run.train.objective.adversarial.path_length
     if term and torch.is_grad_enabled() and due(term.every, run.step):
-        latents = tuple(value.requires_grad_() for value in noise.values() if value.is_floating_point())
+        # A kind is chosen, out of a few: there is no path along which one becomes another.
+        paths = [noise[name] for name in noise if name != "category" and noise[name].is_floating_point()]
+        latents = tuple(value.requires_grad_() for value in paths)
     x_BCTHW = model.make(noise, selection)
     own_loss = None
     if torch.is_grad_enabled() and hasattr(model.generator, "own_loss"):
