@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from torch import Tensor
 
 import zoo
 from zoo.assemblies import Autoencoder, LatentGan
-from zoo.errors import PortError, WeightsError, ZooError
+from zoo.errors import PortError, TrainingError, WeightsError, ZooError
+from zoo.recipes import Recipe
 from zoo.training.loop import training_step
+from zoo.training.objectives import check_objective
 from zoo.training.run import Labelled, start
 
 TOKENIZER = "vqvae-video-tiny"
@@ -91,5 +95,41 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = zoo.save(zoo.build("gan-video-tiny", seed=0), tmp_path / "gan")
     with pytest.raises(WeightsError):
         zoo.build(recipe(), init={"tokenizer": other})
+    model = zoo.build(recipe(), seed=0)
+    assert isinstance(model, LatentGan)
     with pytest.raises(ZooError, match="frames a second only"):
-        zoo.build(recipe(), seed=0).sample(1, fps=3.0)
+        model.sample(1, fps=3.0)
+    clip = model.recipe.clip
+    with pytest.raises(ZooError, match=f"makes frames of {clip.height}x{clip.width} only"):
+        model.sample(1, size_HW=model.frame_HW)
+    assert model.eval().sample(1, size_HW=(clip.height, clip.width)).shape[3:] == (clip.height, clip.width)
+
+
+def test_ranks_measure_the_latents_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, ranks = zoo.build(recipe(), seed=0), [zoo.build(recipe(), seed=0) for _ in range(2)]
+    clip = whole.recipe.clip
+    x_BCTHW = clips(4, 3, clip.num_frames, clip.height, clip.width)
+    whole.train().shown(x_BCTHW)
+    met, told = threading.Barrier(2), dict[int, Tensor]()
+
+    def mean_of_both(x: Tensor) -> Tensor:
+        told[threading.get_ident()] = x
+        met.wait()
+        mean = torch.stack(list(told.values())).mean(0)
+        met.wait()
+        return mean
+
+    monkeypatch.setattr("zoo.assemblies.latent_gan.mean_everywhere", mean_of_both)
+    monkeypatch.setattr("zoo.assemblies.latent_gan.world_size", lambda: 2)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: ranks[n].train().shown(x_BCTHW[2 * n : 2 * n + 2]), range(2)))
+    for rank in ranks:
+        for name in ("mean_D", "scale_D"):
+            torch.testing.assert_close(getattr(rank, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+
+
+def test_colours_of_latents_are_refused() -> None:
+    asked = recipe()
+    asked["train"]["objective"]["adversarial"]["augment"] = {"use": "diffaugment"}
+    with pytest.raises(TrainingError, match="latents, which are no colours"):
+        check_objective("x", Recipe.model_validate(asked))

@@ -50,6 +50,7 @@ def connect(recipe: Recipe, ports: Sequence[Ports], where: Where) -> None:
             made = _Made("latents", quantizer.latent_dim, *grid)
     if "generator" in by_kind and recipe.assembly != "token-prior":
         mismatches += _generator(made, by_kind["generator"])
+        mismatches += _labels(recipe, by_kind["generator"], judges)
     for judge in judges:
         mismatches += _judged(made, judge)
     if mismatches:
@@ -153,6 +154,27 @@ def _generator(made: _Made, generator: Ports) -> Iterator[tuple[str, str]]:
             "generator",
             f"{made.what} are {made.height}x{made.width} but {generator} makes {height}x{width}; "
             f"set {made.fields('height', 'width')}, or the generator's size",
+        )
+
+
+def _labels(recipe: Recipe, generator: Ports, judges: Sequence[Ports]) -> Iterator[tuple[str, str]]:
+    made = generator.num_classes
+    told = [judge for judge in judges if judge.num_classes]
+    for judge in told:
+        if judge.num_classes != made:
+            yield (
+                "discriminator",
+                f"{generator} makes clips of {made} labels but {judge} reads {judge.num_classes}; set "
+                "num_classes of both to what the data has, or to 0",
+            )
+    adversarial = recipe.train.objective.adversarial
+    names_kinds = adversarial is not None and adversarial.categories is not None
+    if made and judges and not told and not names_kinds:
+        yield (
+            "generator",
+            f"{generator} makes clips of {made} labels and no discriminator reads them, so nothing teaches "
+            "it what they mean; set num_classes of a discriminator that has it (dvd-spatial), or "
+            "train.objective.adversarial.categories, or make clips without labels",
         )
 
 

@@ -14,7 +14,7 @@ Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_
 
 Generator: ``noise, [times_BT], [size_HW] -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=)
 -> noise``; noise_dim, emits, conditions, out_channels, size_HW, last_layer, [time], [num_classes],
-``[own_loss(noise) -> scalar]``.
+[compiles], ``[own_loss(noise) -> scalar]``.
 
 Prior, a generator that emits "indices": ``indices_Bqthw, [label_B=] -> logits``, ``loss(indices_Bqthw,
 label_B=, generator=) -> scalar``, ``frames(noise, sampling, given_Bqthw=) -> Iterator[indices_Bqhw]`` and,
@@ -41,6 +41,8 @@ Noise is a dict of tensors, batch first, so that a clip is the same whatever bat
 discriminators say, weighed inside; it is called after `forward` of the same noise, in training only.
 `size_HW` is the only frame size a generator can make or a discriminator can judge, or None when any is right;
 such a generator makes the size it is asked for by ``size_HW=``.
+`compiles`, True when left out, is whether `train.compile` makes a program of a generator: one whose shapes
+are drawn by chance in each pass would need a program for each of them.
 
 Time in a generator is counted in frames: frame k of a clip is at time k. `time` says which moments can be
 made without the rest of the clip: "clip" (the default) none, "frames" any run of whole frames (the rows of
@@ -59,7 +61,8 @@ made of, whatever their shape. A prior that reads the codes' vectors takes them 
 ``set_codebook(vectors_KD)`` into a buffer of its own.
 
 `conditions` of a generator names what its noise holds beyond chance: "label", int64 in [0, num_classes),
-which `draw_noise` draws and a caller may overwrite. `conditions` of a discriminator names what it is told
+which `draw_noise` draws and a caller may overwrite. Kinds that are no labels are a one-hot "category" of
+[num_categories]. `conditions` of a discriminator names what it is told
 with the clips: "times" (times_BT, in frames) and "label" (label_B). `draw_frames` gives int64 numbers,
 ascending, of the frames of each clip that it wants to see; without it, it sees all of them, or, where it
 consumes images, one by chance. `num_frames` is the only number of frames it can judge, None is any.
@@ -171,6 +174,7 @@ OPTIONAL: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], Any], _Rule]]] =
         "time": (lambda values: "clip", (lambda value: value in TIMES, f"one of {TIMES}")),
         "num_classes": (lambda values: 0, _NATURAL),
         "max_frames": (lambda values: None, _LIMIT),
+        "compiles": (lambda values: True, _BOOL),
     },
     "discriminator": {
         "num_frames": (lambda values: None, _LIMIT),

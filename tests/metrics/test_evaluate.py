@@ -210,5 +210,23 @@ def test_a_gan_gets_a_diversity_named_as_such() -> None:
     alone = evaluate(Painter(0.5), Clips(1))
     assert alone["values"] == {}
     assert "pairs" in alone["left_out"]["lpips_diversity"]
+    assert alone["protocol"]["clip"].startswith("4 frames of 32x40 pixels, 3 channels")
     with pytest.raises(ZooError, match="neither"):
         evaluate(nn.Linear(2, 2), data)
+
+
+def test_neighbouring_seeds_share_no_sample_and_seed_0_keeps_its_own() -> None:
+    class Noted(Painter):
+        def __init__(self) -> None:
+            super().__init__(0.5)
+            self.seeds: list[int] = []
+
+        def sample(self, num: int, *, num_frames: int | None = None, seed: int = 0) -> Tensor:
+            self.seeds.append(seed)
+            return super().sample(num, num_frames=num_frames, seed=seed)
+
+    zero, one = Noted(), Noted()
+    evaluate(zero, Clips(6), seed=0)
+    evaluate(one, Clips(6), seed=1)
+    assert zero.seeds == [0, 1, 2]
+    assert not {*zero.seeds} & {*one.seeds}

@@ -96,19 +96,35 @@ def test_kernel_distance_is_the_plain_double_sum_and_weights_are_copies_without_
     assert two == pytest.approx(float(kernel_distance(x[[1, 2, 4]], y)), rel=1e-12)
 
 
-def test_kernel_distance_is_zero_on_average_and_its_blocks_agree_with_the_whole(
+def test_kernel_distance_is_zero_on_average_and_the_same_in_rows_of_any_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     same = torch.stack([kernel_distance(normal(i, 30, 3), normal(1000 + i, 30, 3)) for i in range(200)])
     assert abs(float(same.mean())) < 3 * float(same.std()) / 200**0.5
     assert float(same.min()) < 0
-    x, y = normal(0, 600, 3), normal(1, 500, 3) + 0.5
-    whole = float(kernel_distance(x, y))
-    monkeypatch.setattr("zoo.metrics.kernel.BLOCK", 100)
-    blocks = float(kernel_distance(x, y, seed=1))
-    assert blocks != whole
-    assert blocks == pytest.approx(whole, rel=0.2)
-    assert blocks == float(kernel_distance(x, y, seed=1))
+    x, y = normal(0, 60, 3), normal(1, 50, 3) + 0.5
+    weights = {
+        "weights_RN": times_drawn(draws(60, 4, seed=0)),
+        "weights_RM": times_drawn(draws(50, 4, seed=1)),
+    }
+    whole, replicates = kernel_distance(x, y), kernel_distance(x, y, **weights)
+    monkeypatch.setattr("zoo.metrics.kernel.ROWS_AT_ONCE", 7)
+    torch.testing.assert_close(kernel_distance(x, y), whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(kernel_distance(x, y, **weights), replicates, rtol=1e-12, atol=0)
+
+
+def test_few_clips_against_many_have_a_kernel_distance_and_an_interval() -> None:
+    x, y = normal(0, 4, 3), normal(1, 2500, 3)
+    u, v = times_drawn(draws(4, 100, seed=0)), times_drawn(draws(2500, 100, seed=1))
+    found = kernel_distance(x, y, weights_RN=u, weights_RM=v)
+    assert int(found.isfinite().sum()) > 90
+    assert interval(float(kernel_distance(x, y)), found, seed=0, over="clips") is not None
+
+
+def test_there_is_no_interval_where_most_replicates_have_no_figure() -> None:
+    replicates = torch.tensor([1.0, math.nan, math.nan])
+    assert interval(1.0, replicates, seed=0, over="clips") is None
+    assert interval(1.0, replicates[1:], seed=0, over="clips") is None
 
 
 def test_precision_and_recall_are_those_of_plain_loops_and_tell_collapse_from_nonsense() -> None:
@@ -139,6 +155,7 @@ def test_the_interval_of_a_mean_is_that_of_theory_and_its_centre_is_the_figure()
     x = normal(0, 400)
     rows = draws(400, 2000, seed=1)
     found = interval(float(x.mean()), x[rows].mean(1) + 5.0, seed=1, over="clips")  # a bias is taken out
+    assert found is not None
     half = 1.96 * float(x.std()) / 20
     assert found["high"] - float(x.mean()) == pytest.approx(half, rel=0.1)
     assert float(x.mean()) - found["low"] == pytest.approx(half, rel=0.1)

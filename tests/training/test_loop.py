@@ -14,9 +14,11 @@ from torch import Tensor
 from training.squares import GAN, VQGAN, VQVAE, Squares
 
 import zoo
+from zoo.assemblies import Gan
 from zoo.data import make_loader
-from zoo.errors import TrainingError
+from zoo.errors import PortError, TrainingError
 from zoo.recipes import Ema, Optimizer, Schedule
+from zoo.training import loop
 from zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from zoo.training.ema import MovingAverage
 from zoo.training.loop import discriminator_step, model_step, training_step
@@ -356,3 +358,50 @@ def test_r1_is_half_its_weight_times_the_squared_gradient_of_the_real_clips() ->
     bare = discriminator_step(plain, Labelled(x), made)
     torch.testing.assert_close(numbers["discriminator_loss"], bare["discriminator_loss"])
     assert float(numbers["discriminator_grad_norm"]) != float(bare["discriminator_grad_norm"])
+
+
+def test_path_lengths_are_measured_along_noise_and_not_from_kind_to_kind() -> None:
+    run = begin(GAN, adversarial={"path_length": {"weight": 1.0, "every": 1}})
+    assert isinstance(run.model, Gan)
+    drawn = run.model.draw_noise(4)
+    made = loop._make(run, run.laid_out(next(batches())))
+    assert "category" in drawn
+    assert [z.shape for z in made.latents] == [z.shape for name, z in drawn.items() if name != "category"]
+
+
+@pytest.mark.parametrize("labels", [None, [0, 1, -1, 2], [0, 1, 2, 5]])
+def test_clips_without_the_labels_that_parts_are_told_are_refused(labels: list[int] | None) -> None:
+    label_B = None if labels is None else torch.tensor(labels)
+    labelled = copy.deepcopy(VQGAN)
+    labelled["train"]["objective"]["adversarial"] |= {"start_step": 0, "adaptive": False}
+    small = {"base_channels": 4, "channel_multipliers": [1, 2]}
+    told = {"use": "dvd-spatial", "num_classes": 3, "num_frames_drawn": 2, **small}
+    labelled["discriminator"] = [told]
+    run = begin(labelled)
+    batch = next(batches())._replace(label_B=label_B)
+    with pytest.raises(TrainingError, match=r"is told 3 labels, 0 to 2; the data has .*num_classes"):
+        training_step(run, iter([batch] * 2))
+
+
+@pytest.mark.parametrize(
+    ("made", "read", "complaint"),
+    [
+        (3, [4], "makes clips of 3 labels but discriminator 'dvd-spatial' reads 4"),
+        (0, [4], "makes clips of 0 labels but discriminator 'dvd-spatial' reads 4"),
+        (3, [0, 0], "no discriminator reads them"),
+        (3, [0, 3], ""),
+        (0, [0], ""),
+    ],
+)
+def test_players_have_the_same_labels(made: int, read: list[int], complaint: str) -> None:
+    recipe = copy.deepcopy(GAN)
+    recipe["generator"] |= {"num_categories": 3, "labelled": bool(made)}
+    small = {"base_channels": 4, "channel_multipliers": [1, 2]}
+    recipe["discriminator"] = [
+        {"use": "dvd-spatial", "num_classes": num, "num_frames_drawn": 2, **small} for num in read
+    ]
+    if not complaint:
+        zoo.build(recipe, device="meta")
+        return
+    with pytest.raises(PortError, match=complaint):
+        zoo.build(recipe, device="meta")

@@ -166,3 +166,13 @@ def test_path_length_averages_over_layers_moves_its_mean_and_reaches_the_generat
     slope = (2 * (length_B - path.mean) * length_B / 2.0).mean()
     torch.testing.assert_close(scale.grad, slope)
     assert set(path.state_dict()) == {"mean"}
+
+
+def test_path_length_is_the_same_beside_rows_that_the_clip_does_not_depend_on() -> None:
+    lengths = []
+    for rows in (2, 7):
+        w = torch.randn(5, rows, 3, requires_grad=True)
+        path = PathLengthMean()
+        path(w[:, :2].mean(1).view(5, 3, 1, 1, 1), [w], generator=torch.Generator().manual_seed(1))
+        lengths.append(float(path.mean))
+    assert lengths[0] == pytest.approx(lengths[1], rel=1e-6)

@@ -17,6 +17,7 @@ from zoo.assemblies.gan import Gan
 from zoo.assemblies.padding import Size
 from zoo.errors import ZooError
 from zoo.outputs import Tokens
+from zoo.ranks import mean_everywhere, world_size
 from zoo.recipes import Recipe
 
 SPREAD = 3.0
@@ -28,7 +29,10 @@ class LatentGan(Gan):
 
     To the generator and the discriminators, a latent z_BDthw is a clip of D channels, t frames and h x w
     pixels. Each channel is scaled so that its mean is 0 and `SPREAD` of its standard deviations are 1, which
-    is measured on the first batch of the training and saved with the weights.
+    is measured on the first batch of the training, over all ranks, and saved with the weights.
+
+    A GAN in the fixed latent space of an autoencoder is from https://arxiv.org/abs/1707.02392 (l-GAN, there
+    of point clouds); the networks are those of GANs of pixels.
 
     The tokenizer is an autoencoder of its own: ``init={"tokenizer": folder}`` takes a trained one over. It
     is not trained here.
@@ -65,13 +69,20 @@ class LatentGan(Gan):
         assert z_BDthw is not None
         z_BDthw = z_BDthw.float()
         if self.training and not bool(self.is_measured):
-            z_DN = rearrange(z_BDthw, "b d t h w -> d (b t h w)")
-            self.mean_D.copy_(z_DN.mean(1))
-            # A channel that hardly moves is left as it is: its noise would be blown up.
-            std_D, least = z_DN.std(1), 1e-3 * z_DN.std()
-            self.scale_D.copy_(torch.where(std_D > least, SPREAD * std_D, torch.ones_like(std_D)))
-            self.is_measured.fill_(True)
+            self._measure(rearrange(z_BDthw, "b d t h w -> d (b t h w)"))
         return (z_BDthw - _grid(self.mean_D)) / _grid(self.scale_D)
+
+    def _measure(self, z_DN: Tensor) -> None:
+        """Take mean and spread of each channel from a batch of latents, of which every rank has a share."""
+        num = z_DN.shape[1] * world_size()
+        mean_D = mean_everywhere(z_DN.mean(1))
+        variance_D = mean_everywhere((z_DN - mean_D[:, None]).square().mean(1)) * (num / max(num - 1, 1))
+        of_all = (variance_D + (mean_D - mean_D.mean()).square()).mean().sqrt()
+        # A channel that hardly moves is left as it is: its noise would be blown up.
+        std_D = variance_D.sqrt()
+        self.mean_D.copy_(mean_D)
+        self.scale_D.copy_(torch.where(std_D > 1e-3 * of_all, SPREAD * std_D, torch.ones_like(std_D)))
+        self.is_measured.fill_(True)
 
     def rehearse(self, shape_BCTHW: tuple[int, ...]) -> Tensor:
         made_BDthw = super().rehearse((shape_BCTHW[0], 0, self._latent_frames(shape_BCTHW[2])))
@@ -86,17 +97,26 @@ class LatentGan(Gan):
 
     @torch.no_grad()
     def sample_pieces(
-        self, num: int, *, num_frames: int | None = None, fps: float | None = None, **asked: Any
+        self,
+        num: int,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        size_HW: tuple[int, int] | None = None,
+        **asked: Any,
     ) -> Iterator[Tensor]:
         """Make the clips of `sample`, in one piece; any number of frames that the tokenizer decodes.
 
         Raises:
-            ZooError: As `Gan.sample_pieces`, or another frame rate than the tokenizer's is asked for.
+            ZooError: As `Gan.sample_pieces`, or another frame rate or size than the tokenizer's is asked for.
         """
         if fps not in (None, self.recipe.clip.playback_fps):
             own = self.recipe.clip.playback_fps
             raise ZooError(f"{self.name or 'this model'} makes {own:g} frames a second only, not {fps:g}")
-        num_frames = self.recipe.clip.num_frames if num_frames is None else num_frames
+        clip = self.recipe.clip
+        if size_HW not in (None, (clip.height, clip.width)):
+            raise ZooError(f"{self.name or 'this model'} makes frames of {clip.height}x{clip.width} only")
+        num_frames = clip.num_frames if num_frames is None else num_frames
         if num_frames < 1:
             raise ZooError(f"num_frames is {num_frames}; it must be at least 1")
         asked |= {"piece": None, "num_frames": self._latent_frames(num_frames)}
@@ -106,6 +126,7 @@ class LatentGan(Gan):
 
     @property
     def frame_HW(self) -> tuple[int, int]:
+        """Height and width of the latents, which are the frames that the generator makes."""
         _, height, width = self._grid_of(1)
         return height, width
 

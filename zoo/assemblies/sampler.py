@@ -99,5 +99,9 @@ class Sampler(Assembly):
 
 def clip_source(seed: int, index: int) -> torch.Generator:
     """Return the source of clip `index` of a seed."""
-    # Spread by an odd constant, so that neighbouring seeds share no clips.
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + index) % 2**63)
+    return torch.Generator().manual_seed(nth_seed(seed, index))
+
+
+def nth_seed(seed: int, index: int) -> int:
+    """Return seed number `index` of a seed: of seed 0 the number itself; neighbouring seeds share none."""
+    return (seed * 0x9E3779B97F4A7C15 + index) % 2**63  # spread by an odd constant

@@ -28,29 +28,29 @@ def times_drawn(draws_RN: Tensor) -> Tensor:
     return counts_RN.scatter_add_(1, draws_RN, torch.ones_like(counts_RN))
 
 
-def interval(estimate: float, replicates_R: Tensor, *, seed: int, over: str) -> dict[str, Any]:
-    """Return the interval of an estimate, as plain data.
+def interval(estimate: float, replicates_R: Tensor, *, seed: int, over: str) -> dict[str, Any] | None:
+    """Return the interval of an estimate, as plain data; None where most replicates have no figure.
 
     The quantiles of the replicates, moved so that their mean is the estimate: a set drawn with replacement
     has fewer different clips, and so a Fréchet distance that is systematically larger.
 
     Args:
         estimate: The figure itself.
-        replicates_R: The figure of every replicate.
+        replicates_R: The figure of every replicate; not finite where one that drew a single clip again and
+            again has none.
         seed: Seed of the draws, to be told.
         over: What was drawn, to be told.
     """
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    replicates_R = replicates_R.double()
-    replicates_R = replicates_R[
-        replicates_R.isfinite()
-    ]  # one that drew a single clip again and again has none
-    low, high = (estimate + replicates_R.quantile(tails) - replicates_R.mean()).tolist()
+    finite = replicates_R[replicates_R.isfinite()].double()
+    if not len(finite) or len(finite) < len(replicates_R) / 2:
+        return None
+    low, high = (estimate + finite.quantile(tails) - finite.mean()).tolist()
     return {
         "low": low,
         "high": high,
         "level": LEVEL,
-        "replicates": len(replicates_R),
+        "replicates": len(finite),
         "seed": seed,
         "over": over,
         "method": "bootstrap, quantiles centred on the figure",

@@ -16,7 +16,7 @@ from zoo.metrics.bootstrap import REPLICATES, draws, interval, times_drawn
 from zoo.metrics.frame_distance import FrameNetwork
 from zoo.metrics.frechet import GaussianStatistics, frechet_distance, frechet_of_features
 from zoo.metrics.i3d import DETECTOR, I3D, NUM_FEATURES, RESIZE, i3d_reason, load_i3d
-from zoo.metrics.kernel import BLOCK, kernel_distance
+from zoo.metrics.kernel import kernel_distance
 from zoo.metrics.manifold import NEIGHBOURS, inside_manifolds
 
 I3D_METRICS = ("fvd", "kvd", "precision", "recall")
@@ -33,6 +33,13 @@ class Figures(NamedTuple):
     intervals: dict[str, dict[str, Any]]
     protocols: dict[str, dict[str, Any]]
     left_out: dict[str, str]
+
+    def bound(self, name: str, replicates_R: Tensor, *, seed: int, over: str) -> dict[str, Any] | None:
+        """Give a figure its interval, where the replicates have one, and return it."""
+        bounds = interval(self.values[name], replicates_R, seed=seed, over=over)
+        if bounds is not None:
+            self.intervals[name] = bounds
+        return bounds
 
 
 class FeatureSet:
@@ -78,7 +85,7 @@ class ClipDistances:
         metrics: Some of `DISTRIBUTION_METRICS`.
         device: Where the networks compute.
         frame_network: The network of ``frame_distance``.
-        seed: Seed of what is drawn by chance: blocks of KVD, replicates of the intervals.
+        seed: Seed of what is drawn by chance: features kept of very many, replicates of the intervals.
         replicates: Replicates of an interval; 0 leaves intervals out.
         prefix: Put before ``fvd``: "r" names FVD of reconstructions rFVD.
         i3d: The network, where it is loaded already.
@@ -187,7 +194,7 @@ class ClipDistances:
 
     def _fvd(self, found: Figures, metric: str, real: FeatureSet, fake: FeatureSet) -> None:
         name = self._name(metric)
-        found.values[name] = value = frechet_distance(real.gaussian, fake.gaussian)
+        found.values[name] = frechet_distance(real.gaussian, fake.gaussian)
         found.protocols[name] = self._i3d(
             estimator="Fréchet distance, float64, covariances with N - 1, root by eigenvalues"
         )
@@ -195,27 +202,25 @@ class ClipDistances:
             x_ND, y_MD = real.kept_ND, fake.kept_ND
             drawn = zip(*self._draws(real, fake), strict=True)
             again = torch.tensor([frechet_of_features(x_ND[rows], y_MD[others]) for rows, others in drawn])
-            found.intervals[name] = interval(value, again, seed=self.seed, over="clips of both sides")
+            found.bound(name, again, seed=self.seed, over="clips of both sides")
 
     def _kvd(self, found: Figures, metric: str, real: FeatureSet, fake: FeatureSet) -> None:
         name, x_ND, y_MD = self._name(metric), real.kept_ND, fake.kept_ND
-        found.values[name] = value = float(kernel_distance(x_ND, y_MD, seed=self.seed))
+        found.values[name] = float(kernel_distance(x_ND, y_MD))
         found.protocols[name] = self._i3d(
-            estimator=f"squared MMD, kernel (x.y / 400 + 1)^3, unbiased, blocks of at most {BLOCK} clips",
+            estimator="squared MMD, kernel (x.y / 400 + 1)^3, unbiased, over all pairs",
             at_most_clips=MAX_KEPT,
         )
         if self.replicates:
             rows, others = self._draws(real, fake)
-            again = kernel_distance(
-                x_ND, y_MD, seed=self.seed, weights_RN=times_drawn(rows), weights_RM=times_drawn(others)
-            )
-            found.intervals[name] = interval(value, again, seed=self.seed, over="clips of both sides")
+            again = kernel_distance(x_ND, y_MD, weights_RN=times_drawn(rows), weights_RM=times_drawn(others))
+            found.bound(name, again, seed=self.seed, over="clips of both sides")
 
     def _manifold(self, found: Figures, metric: str, real: FeatureSet, fake: FeatureSet) -> None:
         inside = inside_manifolds(real.kept_ND, fake.kept_ND)
         within_N = (inside.fake_M if metric == "precision" else inside.real_N).double()
         name = self._name(metric)
-        found.values[name] = value = float(within_N.mean())
+        found.values[name] = float(within_N.mean())
         found.protocols[name] = self._i3d(
             estimator=f"share within the {NEIGHBOURS}-nearest-neighbour manifold of the other side",
             at_most_clips=MAX_KEPT,
@@ -224,11 +229,8 @@ class ClipDistances:
             rows, others = self._draws(real, fake)
             again = within_N[others if metric == "precision" else rows].mean(1)
             over = "clips asked about; the manifold stays"
-            bounds = interval(value, again, seed=self.seed, over=over)
-            found.intervals[name] = bounds | {
-                "low": max(bounds["low"], 0.0),
-                "high": min(bounds["high"], 1.0),
-            }
+            if bounds := found.bound(name, again, seed=self.seed, over=over):
+                bounds |= {"low": max(bounds["low"], 0.0), "high": min(bounds["high"], 1.0)}
 
     def _frames(self, found: Figures) -> None:
         network, real, fake = self._networks["frames"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zoo.assemblies import TokenPrior
+from zoo.assemblies.sampler import clip_source, nth_seed
 from zoo.errors import ZooError
 from zoo.metrics import lpips as lpips_module
 from zoo.metrics.baselines import BITS_PER_LATENT, best_nearest, mean_colour, model_bits
@@ -42,7 +43,7 @@ GAN_METRICS: tuple[str, ...] = (*DISTRIBUTION_METRICS, *GAN_DEFAULTS)
 PRIOR_DEFAULTS = ("bits_per_code", *GAN_DEFAULTS)
 PRIOR_METRICS = (*GAN_METRICS, "bits_per_code")
 
-_SAMPLES_AT_ONCE = 8  # a part of what sample i is: it comes from seed + i // 8
+_SAMPLES_AT_ONCE = 8  # a part of what sample i is: it comes from seed number i // 8
 
 
 class _Setting(NamedTuple):
@@ -275,14 +276,14 @@ def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> d
     network: lpips_module.LPIPS | None = None
     per_pair: defaultdict[str, list[float]] = defaultdict(list)
     left_out: dict[str, str] = {}
-    pairs, size = 0, (0, 0, 0, 0)
+    pairs = 0
     if "lpips_diversity" not in setting.wanted:
-        for x_BCTHW in batches:
-            size = tuple(x_BCTHW.shape[1:])  # type: ignore[assignment]
+        for _ in batches:
+            pass
     for real_2CTHW in _pairs(batches):
         # One pair a call, each from its own seed: the figures then do not depend on the batch size.
-        fake_2CTHW = model.sample(2, num_frames=real_2CTHW.shape[2], seed=seed + pairs).float().clamp(-1, 1)
-        size = tuple(fake_2CTHW.shape[1:])
+        fake_2CTHW = model.sample(2, num_frames=real_2CTHW.shape[2], seed=nth_seed(seed, pairs))
+        fake_2CTHW = fake_2CTHW.float().clamp(-1, 1)
         pairs += 1
         for name, x_2CTHW in (
             ("lpips_diversity", fake_2CTHW),
@@ -301,14 +302,15 @@ def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> d
         rows = draws(pairs, setting.replicates, seed=seed)
         for name, found in per_pair.items():
             again = torch.tensor(found, dtype=torch.float64)[rows].mean(1)
-            intervals[name] = interval(values[name], again, seed=seed, over="pairs of clips")
+            if bounds := interval(values[name], again, seed=seed, over="pairs of clips"):
+                intervals[name] = bounds
     diversity = {
         **lpips_protocol(),
         "estimator": "mean of each frame, over disjoint random pairs",
         "pairs": pairs,
     }
     protocols = {name: {**diversity, "num_fake": 2 * pairs} for name in values}
-    num_fake = 0
+    num_fake, size = 0, real.size_CTHW
     if losses:
         values["bits_per_code"] = sum(losses) / len(losses) / math.log(2)
         protocols["bits_per_code"] = {"estimator": "cross entropy of the prior's own loss, mean over clips"}
@@ -355,7 +357,7 @@ def _coded(
 ) -> Iterator[Tensor]:
     for x_BCTHW in batches:
         for x_1CTHW in torch.split(x_BCTHW, 1):
-            rng = torch.Generator().manual_seed(seed + len(losses))
+            rng = clip_source(seed, len(losses))
             losses.append(float(model.loss(x_1CTHW.to(next(model.parameters()).device), generator=rng)))
         yield x_BCTHW
 
@@ -369,7 +371,7 @@ def _samples(model: Any, num: int, *, num_frames: int, setting: _Setting) -> Ite
             if setting.stop is not None and setting.stop():
                 raise Stopped
             some = min(_SAMPLES_AT_ONCE, num - start)
-            seed = setting.seed + start // _SAMPLES_AT_ONCE
+            seed = nth_seed(setting.seed, start // _SAMPLES_AT_ONCE)
             yield model.sample(some, num_frames=num_frames, seed=seed).float()
             bar.update(some)
 

@@ -9,66 +9,60 @@ Shape legend: N, M clips of two sets, D features, R replicates of a bootstrap.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
 
-BLOCK = 1000
-"""Most clips of each side that are compared at once; the figure is the mean over blocks."""
+ROWS_AT_ONCE = 1000
+"""Most clips of a side that are compared with all of the other at once."""
 
 
 def kernel_distance(
     x_ND: Tensor,
     y_MD: Tensor,
     *,
-    seed: int = 0,
     weights_RN: Tensor | None = None,
     weights_RM: Tensor | None = None,
 ) -> Tensor:
     """Return the squared maximum mean discrepancy, a float64 scalar, or (R,) where weights are given.
 
-    Both sets are shuffled by `seed` and cut into blocks of equal size, at most `BLOCK` clips each; the
-    unbiased estimates of all blocks are averaged. Memory does not grow with the number of clips.
+    It is the unbiased estimate over all pairs of clips. Kernels are summed up `ROWS_AT_ONCE` rows at a time,
+    so that memory grows with the number of clips and not with its square.
 
     Args:
         x_ND: Features of one side, at least 2.
         y_MD: Features of the other, at least 2.
-        seed: Which clips share a block; no choice where one block holds all.
         weights_RN: How often each clip counts in each replicate of a bootstrap; a pair of a clip with its
-            own copy counts nowhere, or copies would look like closeness.
+            own copy counts nowhere, or copies would look like closeness. A replicate that holds one clip and
+            no other has no estimate: NaN.
         weights_RM: The same for the other side.
     """
     num, other = len(x_ND), len(y_MD)
     if min(num, other) < 2:
         raise ZooError(f"a kernel distance needs at least 2 clips of each side; got {num} and {other}")
-    random = torch.Generator().manual_seed(seed)
-    order_N, order_M = torch.randperm(num, generator=random), torch.randperm(other, generator=random)
-    blocks = min(math.ceil(max(num, other) / BLOCK), min(num, other) // 2)
-    single = weights_RN is None or weights_RM is None
-    weights_RN = torch.ones(1, num, dtype=torch.float64) if weights_RN is None else weights_RN.double()
-    weights_RM = torch.ones(1, other, dtype=torch.float64) if weights_RM is None else weights_RM.double()
-    total_R = torch.zeros(len(weights_RN), dtype=torch.float64)
-    for rows, columns in zip(order_N.tensor_split(blocks), order_M.tensor_split(blocks), strict=True):
-        total_R += _block(
-            x_ND[rows].double(), y_MD[columns].double(), weights_RN[:, rows], weights_RM[:, columns]
-        )
-    mean_R = total_R / blocks
-    return mean_R[0] if single else mean_R
-
-
-def _block(x_ND: Tensor, y_MD: Tensor, u_RN: Tensor, v_RM: Tensor) -> Tensor:
-    cross_R = ((u_RN @ _kernel(x_ND, y_MD)) * v_RM).sum(1) / (u_RN.sum(1) * v_RM.sum(1))
-    return _within(x_ND, u_RN) + _within(y_MD, v_RM) - 2 * cross_R
+    single = weights_RN is None and weights_RM is None
+    u_RN = torch.ones(1, num, dtype=torch.float64) if weights_RN is None else weights_RN.double()
+    v_RM = torch.ones(1, other, dtype=torch.float64) if weights_RM is None else weights_RM.double()
+    x_ND, y_MD = x_ND.double(), y_MD.double()
+    cross_R = _sum(x_ND, y_MD, u_RN, v_RM) / (u_RN.sum(1) * v_RM.sum(1))
+    distance_R = _within(x_ND, u_RN) + _within(y_MD, v_RM) - 2 * cross_R
+    return distance_R[0] if single else distance_R
 
 
 def _within(x_ND: Tensor, u_RN: Tensor) -> Tensor:
-    k_NN = _kernel(x_ND, x_ND).fill_diagonal_(0)
+    """Return the mean kernel of two different clips of a side, (R,)."""
     pairs_R = u_RN.sum(1).square() - u_RN.square().sum(1)
-    return ((u_RN @ k_NN) * u_RN).sum(1) / pairs_R
+    return _sum(x_ND, x_ND, u_RN, u_RN, skip_own=True) / pairs_R
 
 
-def _kernel(x_ND: Tensor, y_MD: Tensor) -> Tensor:
-    return (x_ND @ y_MD.T / x_ND.shape[1] + 1).pow(3)
+def _sum(x_ND: Tensor, y_MD: Tensor, u_RN: Tensor, v_RM: Tensor, *, skip_own: bool = False) -> Tensor:
+    """Return the weighted sum of the kernels of all pairs, (R,); without those of a clip with itself."""
+    total_R = torch.zeros((), dtype=torch.float64)
+    for start in range(0, len(x_ND), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        k_NM = (x_ND[rows] @ y_MD.T / x_ND.shape[1] + 1).pow(3)
+        if skip_own:
+            k_NM.diagonal(start).zero_()
+        total_R = total_R + ((u_RN[:, rows] @ k_NM) * v_RM).sum(1)
+    return total_R

@@ -25,10 +25,16 @@ class ProtocolError(ZooError):
 
 
 class RealClips:
-    """Fingerprint of the real clips of a measurement, whatever their order and their folder's name."""
+    """Fingerprint of the real clips of a measurement, whatever their order and their folder's name.
+
+    Attributes:
+        num: How many there were.
+        size_CTHW: Size of the last ones.
+    """
 
     def __init__(self) -> None:
         self.num = 0
+        self.size_CTHW = (0, 0, 0, 0)
         self._sum = 0
 
     def update(self, x_BCTHW: Tensor) -> None:
@@ -39,6 +45,8 @@ class RealClips:
             digest.update(x_CTHW.contiguous().numpy().tobytes())
             self._sum = (self._sum + int.from_bytes(digest.digest())) % 2**256
         self.num += len(x_BCTHW)
+        _, channels, frames, height, width = x_BCTHW.shape
+        self.size_CTHW = (channels, frames, height, width)
 
     @property
     def sha256(self) -> str:

@@ -79,8 +79,9 @@ class Acceleration:
         entries = list(_entries(model, self._train)) if self._train.compile else []
         if self._train.compile and not entries:
             raise TrainingError(
-                f"train.compile is on, and penalties differentiate every network of {model.name!r} twice, "
-                "which torch.compile cannot; set it to false"
+                f"train.compile is on, and nothing of {model.name!r} can be compiled: penalties "
+                "differentiate networks twice, which torch.compile cannot, or their shapes are drawn by "
+                "chance; set it to false"
             )
         if self._train.activation_checkpointing:
             compiled = {part for part, _ in entries}
@@ -138,12 +139,14 @@ class Acceleration:
 def _entries(model: Assembly, train: Train) -> Iterator[tuple[nn.Module, str]]:
     """Yield what is to be compiled: the networks of a step, each with the method that a step calls.
 
-    torch.compile has no second derivative, so those that a penalty differentiates twice are left out.
+    torch.compile has no second derivative, so those that a penalty differentiates twice are left out, and so
+    is a generator that says so by `compiles`.
     """
     adversarial = train.objective.adversarial
     if adversarial is None or adversarial.path_length is None:
         entry = "loss" if isinstance(model, TokenPrior) else "forward"
-        yield from ((part, entry) for part in model.networks().values())
+        parts = model.networks().values()
+        yield from ((part, entry) for part in parts if getattr(part, "compiles", True))
     if adversarial is not None and not (adversarial.r1 or adversarial.r2 or adversarial.gradient_penalty):
         yield from ((part, "forward") for part in model.discriminator)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from zoo.assemblies import Autoencoder, Gan, Sampler, TokenPrior
+from zoo.assemblies import Assembly, Autoencoder, Gan, TokenPrior
 from zoo.errors import TrainingError
 from zoo.outputs import Judged
 from zoo.ranks import num_parts, rank, share, shared_draw
@@ -56,6 +56,8 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
     # All of them first: a loader that fails leaves the run between two steps.
     taken = [run.laid_out(next(batches)) for _ in range(max(1, turns))]
     run.batches += len(taken)
+    for batch in taken:
+        _check_labels(batch, run.model)
     if not agreed(all(batch.is_finite() for batch in taken)):
         what, advice = "the clips hold numbers that are not finite", "Look at the data"
         run.skip(step_not_finite(what, run.step, {}, advice=advice))
@@ -164,7 +166,7 @@ def prior_step(run: Run, batch: Labelled) -> Numbers:
     model, term = run.model, run.train.objective.tokens
     assert isinstance(model, TokenPrior)
     assert term is not None
-    label_B = _labels(batch, model) if model.num_classes else None
+    label_B = batch.label_B if model.num_classes else None
 
     def loss_of(clips: slice) -> tuple[Tensor, Numbers]:
         told_B = None if label_B is None else label_B[clips]
@@ -350,11 +352,14 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     rng = run.generator("noise", turn)
     noise = shared_draw(lambda n: model.draw_noise(n, num_frames=num_frames, generator=rng), num)
     if model.num_classes:
-        noise["label"] = _labels(batch, model)
+        assert batch.label_B is not None
+        noise["label"] = batch.label_B
     latents: tuple[Tensor, ...] = ()
     term = run.train.objective.adversarial and run.train.objective.adversarial.path_length
     if term and torch.is_grad_enabled() and due(term.every, run.step):
-        latents = tuple(value.requires_grad_() for value in noise.values() if value.is_floating_point())
+        # A kind is chosen, out of a few: there is no path along which one becomes another.
+        paths = [noise[name] for name in noise if name != "category" and noise[name].is_floating_point()]
+        latents = tuple(value.requires_grad_() for value in paths)
     x_BCTHW = model.make(noise, selection)
     own_loss = None
     if torch.is_grad_enabled() and hasattr(model.generator, "own_loss"):
@@ -362,20 +367,23 @@ def _make(run: Run, batch: Labelled, *, turn: int = 0) -> Made:
     return Made(x_BCTHW, x_BCTHW, selection, latents=latents, own_loss=own_loss, kind_B=categories_of(noise))
 
 
-def _labels(batch: Labelled, model: Sampler) -> Tensor:
-    """Return the labels of a batch for a model that needs them.
+def _check_labels(batch: Labelled, model: Assembly) -> None:
+    """Refuse a batch without the labels that a part of the model is told.
 
     Raises:
         TrainingError: A clip has none, or one beyond those of the model.
     """
-    label_B, num = batch.label_B, model.num_classes
+    parts = [getattr(model, "generator", None), *model.discriminator]
+    counts: list[int] = [num for part in parts if (num := getattr(part, "num_classes", 0))]
+    if not counts:
+        return
+    label_B, num = batch.label_B, min(counts)
     if label_B is None or bool(((label_B < 0) | (label_B >= num)).any()):
         found = "none" if label_B is None else sorted(set(label_B.tolist()))
         raise TrainingError(
-            f"{model.name!r} makes clips of {num} labels, 0 to {num - 1}; the data has {found}. Set "
-            "num_classes of the generator (and the discriminators) to what the data has, or 0"
+            f"{model.name!r} is told {num} labels, 0 to {num - 1}; the data has {found} (-1 is a clip "
+            "without one). Set num_classes of the parts that have it to what the data has, or to 0"
         )
-    return label_B
 
 
 def _make_aside(run: Run, batch: Labelled, turn: int) -> Made:

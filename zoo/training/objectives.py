@@ -404,10 +404,12 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
             "or train.objective.adversarial.augment: null"
         )
     coloured = augment.color if augment.use == "ada" else "color" in augment.policy
-    if coloured and recipe.assembly != "latent-gan" and recipe.clip.channels == 2:
+    is_latent = recipe.assembly == "latent-gan"
+    if coloured and (is_latent or recipe.clip.channels == 2):
+        what = "latents" if is_latent else "clips of 2 channels"
         raise TrainingError(
-            f"{name!r} changes the colours of clips of 2 channels, which are no colours; clips of 1, 3 or 4 "
-            "have some. Leave color out of train.objective.adversarial.augment"
+            f"{name!r} changes the colours of {what}, which are no colours; clips of 1, 3 or 4 channels have "
+            "some. Leave color out of train.objective.adversarial.augment (of ada: color: false)"
         )
 
 

@@ -182,7 +182,8 @@ class PathLengthMean(nn.Module):
         Args:
             x_BCTHW: Clips made from `latents`, in the graph.
             latents: Tensors (B, ..., D) that require a gradient. Squares are summed over D and over the
-                tensors; over the axes between (layers, frames) they are averaged, as StyleGAN2 does.
+                tensors; over the axes between (layers, frames) they are averaged, as StyleGAN2 does, but for
+                rows that the clip does not depend on.
             generator: Draws y, on the CPU.
 
         Returns:
@@ -195,8 +196,13 @@ class PathLengthMean(nn.Module):
             # One pixel's worth of noise in all, whatever the size, as long as the clip is.
             noise = noise / (x_BCTHW[0, 0].numel() ** 0.5)
             gradients = torch.autograd.grad((x_BCTHW.float() * noise).sum(), list(latents), create_graph=True)
-            squares = [g.float().square().sum(-1).reshape(len(g), -1).mean(1) for g in gradients]
+            squares = [_mean_of_used(g.float().square().sum(-1).reshape(len(g), -1)) for g in gradients]
             length_B = torch.stack(squares).sum(0).sqrt()
             with torch.no_grad():
                 self.mean.lerp_(mean_everywhere(length_B.mean()), self.decay)
             return (length_B - self.mean.clone()).square().mean()
+
+
+def _mean_of_used(squares_BN: Tensor) -> Tensor:
+    """Return the mean of each clip's squares over those that are not 0."""
+    return squares_BN.sum(1) / (squares_BN > 0).sum(1).clamp(min=1)

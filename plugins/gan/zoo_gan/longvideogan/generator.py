@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
+from zoo.ranks import everywhere
 from zoo_gan.checks import check_counts
 from zoo_gan.longvideogan.layers import Synthesis3dBlock, ToRGB
 from zoo_gan.longvideogan.temporal_noise import BlurredNoise, HalveInTime, before_halving
@@ -56,7 +57,10 @@ class LongVideoGANGenerator(nn.Module):
     the whole clip, and takes the memory and time of its own frames and some neighbours.
 
     How a frame is made depends on its number modulo 32. So that a discriminator cannot go by that, a
-    forward pass in train mode begins, for the whole batch, at one of the first 32 frames by chance.
+    forward pass in train mode begins, for the whole batch and on all ranks, at one of the first 32 frames by
+    chance. A program made by torch.compile would be one for each start, so training leaves it uncompiled.
+
+    In train mode frames are unbounded, as published; in eval mode they are clamped to [-1, 1].
 
     The defaults are the published network. Weights start as published, standard normal. Two things make a
     difference of 1e-6 to the public code: it scales styles by the largest of a clip, and has zeros for the
@@ -81,6 +85,7 @@ class LongVideoGANGenerator(nn.Module):
 
     emits = "video"
     time = "frames"
+    compiles = False
     conditions: tuple[str, ...] = ()
 
     def __init__(
@@ -217,7 +222,7 @@ class LongVideoGANGenerator(nn.Module):
                 out; in train mode then counted from a random frame out of 32.
 
         Returns:
-            x_BCTHW, about [-1, 1], not clamped, as published.
+            x_BCTHW; in [-1, 1] in eval mode, about so in train mode.
 
         Raises:
             PortError: The noise is missing or of another shape than `draw_noise` gives it, or
@@ -226,8 +231,8 @@ class LongVideoGANGenerator(nn.Module):
         noise_BLN, num_frames = self._check_noise(noise)
         if times_BT is None:
             start, end = 0, num_frames
-            if self.training and not torch.compiler.is_compiling():
-                start = int(torch.randint(PERIOD, (), device="cpu"))
+            if self.training:  # what all ranks drew, added up, is as much by chance
+                start = int(everywhere(torch.randint(PERIOD, (), device="cpu"))) % PERIOD
                 end += start
         else:
             start, end = _run_of_frames(times_BT, len(noise_BLN), num_frames)
@@ -248,7 +253,8 @@ class LongVideoGANGenerator(nn.Module):
         for layer in self.spatial_layers:
             x = layer(x, w_BTD, start=start, out=(start, end))
         x_BCTHW: Tensor = self.to_rgb(x, w_BTD)
-        return x_BCTHW * _OUTPUT_SCALE
+        x_BCTHW = x_BCTHW * _OUTPUT_SCALE
+        return x_BCTHW if self.training else x_BCTHW.clamp(-1, 1)
 
     def _spans(self, start: int, end: int) -> list[tuple[int, int]]:
         """The samples that come into each temporal layer, and at last the frames that come out."""

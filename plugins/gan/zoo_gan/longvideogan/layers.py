@@ -3,6 +3,8 @@
 A block is given the samples that it needs and no more: kernels are not padded in time, so that any
 stretch of a clip comes out as in the whole. In space they are padded with zeros, as published.
 
+Source: LongVideoGAN, https://arxiv.org/abs/2206.03429
+
 Shape legend: B clips, D latent channels, I O channels in and out, T frames at the rate of the block,
 H W pixels, t y x sides of a kernel.
 """
@@ -17,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.precision import at_least_fp32, full_precision
+from zoo.ranks import mean_everywhere
 from zoo_gan.stylegan2.layers import FullyConnectedLayer, bias_act
 
 CLAMP = 256.0
@@ -63,8 +66,8 @@ def trim_time(x: Tensor, *, dim: int, frames: int) -> Tensor:
 class MagnitudeEMA(nn.Module):
     """Gives the factor that brings activations to a mean square of 1, from its moving average.
 
-    Every forward pass in train mode moves the average. Published training moves it once a step, where it
-    makes clips for the discriminator.
+    Every forward pass in train mode moves the average, by the mean square over all ranks. Published training
+    moves it once a step, where it makes clips for the discriminator.
     """
 
     magnitude_ema: Tensor
@@ -78,7 +81,7 @@ class MagnitudeEMA(nn.Module):
         if self.training:
             with torch.no_grad():
                 square = x.detach().to(self.magnitude_ema.dtype).square().mean()
-                self.magnitude_ema.lerp_(square, 1 - _MAGNITUDE_DECAY)
+                self.magnitude_ema.lerp_(mean_everywhere(square), 1 - _MAGNITUDE_DECAY)
         return self.magnitude_ema.rsqrt().to(x.dtype)
 
 
