@@ -62,27 +62,23 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "recipe-schema.md": schema_page(),
         ROOT / "docs" / "recipe.schema.json": json.dumps(json_schema(), indent=2) + "\n",
-        ROOT / "docs" / "weights.md": with_part(
-            ROOT / "docs" / "weights.md", "converters", converter_table()
-        ),
-        ROOT / "README.md": with_part(ROOT / "README.md", "models", model_table()),
-        ROOT / "docs" / "tokenizers.md": with_part(
-            ROOT / "docs" / "tokenizers.md", "tokenizers", tokenizer_tables(facts_of)
-        ),
-        ROOT / "docs" / "gans.md": with_part(ROOT / "docs" / "gans.md", "gans", gan_table(facts_of)),
-        ROOT / "docs" / "gan-stability.md": with_part(
-            ROOT / "docs" / "gan-stability.md",
-            "ring",
-            stability_table(json.loads(STABILITY.read_text(encoding="utf-8"))["ring"]["rows"]),
-        ),
-        ROOT / "docs" / "performance.md": with_part(
-            ROOT / "docs" / "performance.md",
-            "options",
-            performance_table(json.loads(PERFORMANCE.read_text(encoding="utf-8"))),
-        ),
-        ROOT / "docs" / "reliability.md": with_part(
-            ROOT / "docs" / "reliability.md", "reliability", reliability_table()
-        ),
+        **{
+            path: with_parts(path, **parts)
+            for path, parts in {
+                ROOT / "README.md": {"models": model_table()},
+                ROOT / "docs" / "weights.md": {"converters": converter_table()},
+                ROOT / "docs" / "tokenizers.md": {"tokenizers": tokenizer_tables(facts_of)},
+                ROOT / "docs" / "gans.md": {"gans": gan_table(facts_of)},
+                ROOT / "docs" / "gan-stability.md": {
+                    data: stability_table(found["rows"])
+                    for data, found in json.loads(STABILITY.read_text(encoding="utf-8")).items()
+                },
+                ROOT / "docs" / "performance.md": {
+                    "options": performance_table(json.loads(PERFORMANCE.read_text(encoding="utf-8")))
+                },
+                ROOT / "docs" / "reliability.md": {"reliability": reliability_table()},
+            }.items()
+        },
     }
 
 
@@ -357,14 +353,17 @@ def converter_table() -> str:
     return "\n".join(lines)
 
 
-def with_part(path: Path, name: str, made: str) -> str:
-    """Return the text of a page with what was made put between its two marks."""
-    opening, closing = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
-    before, start, rest = path.read_text(encoding="utf-8").partition(opening)
-    _, end, after = rest.partition(closing)
-    if not start or not end:
-        raise SystemExit(f"{path.name} has no {opening} and {closing} to put the tables between")
-    return f"{before}{opening}\n{made}\n{closing}{after}"
+def with_parts(path: Path, **made: str) -> str:
+    """Return the text of a page with what was made put between its two marks, each under its name."""
+    text = path.read_text(encoding="utf-8")
+    for name, part in made.items():
+        opening, closing = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+        before, start, rest = text.partition(opening)
+        _, end, after = rest.partition(closing)
+        if not start or not end:
+            raise SystemExit(f"{path.name} has no {opening} and {closing} to put the tables between")
+        text = f"{before}{opening}\n{part}\n{closing}{after}"
+    return text
 
 
 def main() -> int:
