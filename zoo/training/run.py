@@ -216,8 +216,18 @@ class Run:
         return torch.stack(losses).mean(), means
 
     def parts(self, num: int) -> list[tuple[slice, contextlib.AbstractContextManager[None]]]:
-        """Return the parts of a batch of `num` clips here, each with what has to be entered for it."""
-        size, count = num // self.accumulate, self.accumulate
+        """Return the parts of a batch of `num` clips here, each with what has to be entered for it.
+
+        Raises:
+            TrainingError: They cannot be cut alike.
+        """
+        size, rest = divmod(num, self.accumulate)
+        if rest:
+            raise TrainingError(
+                f"{num} clips cannot be cut into {self.accumulate} parts alike: set train.accumulate to a "
+                "number that divides them"
+            )
+        count = self.accumulate
         return [(slice(n * size, (n + 1) * size), micro_batch(n, count)) for n in range(count)]
 
     def _take_smaller_parts(self, num: int, lacking: BaseException | None) -> None:
