@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,9 @@ import zoo
 from zoo.data import write_video
 from zoo.errors import DataError, OutputExistsError, TrainingError
 from zoo.training import Callback, TrainResult
-from zoo.training.checkpoint import load_checkpoint
+from zoo.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
+from zoo.training.records import begin_run, is_run, refuse_existing_run, write_facts
+from zoo.training.trainer import _where_it_stands
 
 TIMES = {"steps_per_s", "data_wait_share", "seconds"}
 
@@ -220,6 +223,44 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     with pytest.raises(TrainingError, match="no checkpoint"):
         run(VQVAE, other, resume=True)
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", ".run.tmp-0123.json", "tokenizer/.run.tmp-0123.json"])
+def test_a_run_that_was_killed_while_it_began_is_replaced(tmp_path: Path, left: str) -> None:
+    out = tmp_path / "run"
+    (out / left).parent.mkdir(parents=True)
+    (out / left).write_text("")
+    refuse_existing_run(out, force=True)
+    assert _where_it_stands(out) == (False, True)
+    (out / "thesis.tex").write_text("mine")
+    assert _where_it_stands(out) == (False, False)
+    with pytest.raises(OutputExistsError, match="not the folder of a run"):
+        refuse_existing_run(out, force=True)
+
+
+def test_a_folder_is_that_of_a_run_whenever_the_next_one_is_killed_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    write_facts(folder, {"status": "finished"})
+    theirs = [folder / "checkpoint-good1", folder / "notes.txt"]
+    for path in theirs:
+        path.write_text("mine")
+    ours = ["checkpoint", "checkpoint-00000002", ".checkpoint.old-1/old", "model", "samples"]
+    for name in ours:
+        save_checkpoint(folder / name, Snapshot({}, {"step": 2}))
+    steps: list[bool] = []
+    real = shutil.rmtree
+
+    def removing(path: Any, **options: Any) -> None:
+        steps.append(is_run(folder))
+        real(path, **options)
+
+    monkeypatch.setattr("shutil.rmtree", removing)
+    begin_run(folder, {"status": "running"})
+    assert steps
+    assert all(steps)
+    assert sorted(folder.iterdir()) == sorted([*theirs, folder / "run.json"])
 
 
 def test_mistakes_leave_no_folder(tmp_path: Path) -> None:

@@ -132,16 +132,20 @@ def clean_up(folder: Path, *, keep: int | None = None) -> None:
     """Remove what killed saves left beside a checkpoint that is there, and all but the newest `keep`."""
     if not (folder / _STATE).is_file():
         return
-    remove_leftovers(folder)
+    _remove_leftovers(folder)
     stay = older_checkpoints(folder)
     if keep is not None:
         stay = stay[: keep - 1]
-    for leftover in folder.parent.glob(f".{folder.name}-*.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     for one in _numbered(folder):
         if one not in stay:
-            (one / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
-            shutil.rmtree(one, ignore_errors=True)
+            _remove(one)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoint in `folder`, the older ones, and what killed saves left beside them."""
+    for place in [*_numbered(folder), folder]:
+        _remove(place)
+    _remove_leftovers(folder)
 
 
 def older_checkpoints(folder: Path) -> list[Path]:
@@ -149,9 +153,22 @@ def older_checkpoints(folder: Path) -> list[Path]:
     return [path for path in _numbered(folder) if (path / _STATE).is_file()]
 
 
+def _remove_leftovers(folder: Path) -> None:
+    remove_leftovers(folder)
+    for leftover in folder.parent.glob(f".{folder.name}-*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(place: Path) -> None:
+    (place / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
+    shutil.rmtree(place, ignore_errors=True)
+
+
 def _numbered(folder: Path) -> list[Path]:
     found = [
-        path for path in folder.parent.glob(f"{folder.name}-*") if path.name[len(folder.name) + 1 :].isdigit()
+        path
+        for path in folder.parent.glob(f"{folder.name}-*")
+        if path.name[len(folder.name) + 1 :].isdigit() and path.is_dir()
     ]
     return sorted(found, key=lambda path: int(path.name[len(folder.name) + 1 :]), reverse=True)
 

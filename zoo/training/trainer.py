@@ -30,11 +30,11 @@ from zoo.training.health import make_health
 from zoo.training.interrupts import Interrupts
 from zoo.training.objectives import check_objective
 from zoo.training.records import (
-    FACTS,
     Journal,
     Window,
-    clear_run,
+    begin_run,
     describe,
+    is_run,
     refuse_existing_run,
     sweep,
     train_command,
@@ -199,7 +199,7 @@ def _train(
         refuse_fsdp(recipe)
     folder = Path(out) if out is not None else Path("runs") / resolved.name
     needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
-    is_early = needs_tokenizer and (folder / FOLDER).exists() and not (folder / "checkpoint").exists()
+    is_early = needs_tokenizer and (folder / FOLDER).exists() and not has_checkpoint(folder / "checkpoint")
     snapshot = None if resume and is_early else _checkpoint(folder, recipe, resume=resume, force=force)
     command = command or functools.partial(
         train_command,
@@ -273,7 +273,7 @@ def _train(
             facts=facts,
             heldout=clips.heldout,
             callbacks=watchers,
-            journal=_journal(folder, snapshot),
+            journal=_journal(folder, snapshot, facts),
             window=Window(snapshot.state["window"] if snapshot else None),
             progress=progress,
             skipped=clips.skipped,
@@ -361,7 +361,7 @@ def _where_it_stands(folder: Path) -> tuple[bool, bool]:
     """Return whether there is a run to resume, and whether one is there that died before it saved."""
     found = [
         (has_checkpoint(folder / "checkpoint") or has_checkpoint(folder / FOLDER / "checkpoint")),
-        any((folder / run / FACTS).is_file() for run in (".", FOLDER)),
+        is_run(folder),
     ]
     resumes, begun = gathered(found)[0]
     return resumes, begun and not resumes
@@ -386,13 +386,12 @@ def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> S
     return snapshot
 
 
-def _journal(folder: Path, snapshot: Snapshot | None) -> Journal:
+def _journal(folder: Path, snapshot: Snapshot | None, facts: Mapping[str, Any]) -> Journal:
     writes = not rank()
     if snapshot is not None:
         return Journal(folder, upto=snapshot.state["step"], writes=writes)
     if writes:
-        clear_run(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        begin_run(folder, facts)
     return Journal(folder, writes=writes)
 
 
