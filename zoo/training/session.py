@@ -82,6 +82,8 @@ class Session:
         best: The model to evaluate, save and return: of the moving average where there is one. Made ready by
             `save` and `evaluate`.
         interrupted: Whether a signal to any rank ended the training.
+        passed_over: Checkpoints that were passed over when the run went on from an older one; the next save
+            removes them.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Session:
         self.best = run.model
         self.saved_step: int | None = None
         self.interrupted = False
+        self.passed_over: tuple[Path, ...] = ()
         self._furthest = self._rolled_back = 0
 
     def train(self, batches: Callable[[int], Iterator[Labelled]]) -> None:
@@ -206,7 +209,7 @@ class Session:
         batches = run.batches
         snapshot = load_checkpoint(self.folder / "checkpoint")
         restore(run, snapshot)
-        run.batches, self.saved_step = batches, None
+        run.batches, self.saved_step, self.passed_over = batches, None, snapshot.passed_over
         self.window = Window(snapshot.state["window"])
         self.journal.cut(run.step)
         run.troubles.append(f"{error.reason}; back to step {run.step}, and on with the clips that are next")
@@ -241,7 +244,8 @@ class Session:
         on_first(lambda: self._save(snapshot))
 
     def _save(self, snapshot: Snapshot) -> None:
-        save_checkpoint(self.folder / "checkpoint", snapshot, keep=self._keep)
+        save_checkpoint(self.folder / "checkpoint", snapshot, keep=self._keep, passed_over=self.passed_over)
+        self.passed_over = ()
         self.save_model()
         self.write()
         sweep(self.folder)

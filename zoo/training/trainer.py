@@ -407,7 +407,7 @@ def _go_on(session: Session, snapshot: Snapshot) -> None:
         )
     if data["heldout"] != facts["data"]["heldout"] and not rank():
         shutil.rmtree(session.folder / "samples" / "original", ignore_errors=True)
-    step = session.run.step
+    step, session.passed_over = session.run.step, snapshot.passed_over
     facts |= {**before, "resumed_at": [*before["resumed_at"], step], "step": step}
 
 
