@@ -19,6 +19,7 @@ from zoo.errors import TrainingError
 from zoo.recipes import Ema, Optimizer, Schedule
 from zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from zoo.training.ema import MovingAverage
+from zoo.training.finite import IN_A_ROW, NotFiniteError
 from zoo.training.loop import discriminator_step, model_step, training_step
 from zoo.training.made import Made
 from zoo.training.optimizers import make_optimizer, make_schedule
@@ -356,3 +357,17 @@ def test_r1_is_half_its_weight_times_the_squared_gradient_of_the_real_clips() ->
     bare = discriminator_step(plain, Labelled(x), made)
     torch.testing.assert_close(numbers["discriminator_loss"], bare["discriminator_loss"])
     assert float(numbers["discriminator_grad_norm"]) != float(bare["discriminator_grad_norm"])
+
+
+def test_a_player_that_never_gets_finite_stops_the_run_though_the_other_does() -> None:
+    recipe = copy.deepcopy(GAN)
+    recipe["train"]["not_finite"] = "skip"
+    run = start(zoo.build(recipe, seed=0), torch.device("cpu"))
+    next(run.model.generator.parameters()).register_hook(lambda gradient: gradient * math.nan)
+    data = batches()
+    for _ in range(IN_A_ROW):
+        training_step(run, data)
+    with pytest.raises(NotFiniteError, match=f"{IN_A_ROW} updates in a row"):
+        training_step(run, data)
+    assert run.opponent is not None
+    assert run.opponent.skipped == 0

@@ -82,7 +82,6 @@ class Run:
         shards: What has the weights cut over the ranks, where they are.
         step: Steps taken.
         batches: Batches taken from the data.
-        skipped: Updates left out one after the other, up to the last.
         troubles: Why updates were left out, for the session to tell.
         notices: What else it is to tell.
     """
@@ -101,7 +100,6 @@ class Run:
     shards: Shards | None = None
     step: int = 0
     batches: int = 0
-    skipped: int = 0
     troubles: list[str] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
 
@@ -194,9 +192,9 @@ class Run:
             numbers[norm] = player.update(loss, step=self.step, numbers=numbers)
         except NotFiniteError as error:
             self.buffers.put_back()
-            self.skip(error)
+            self.skip(player, error)
             return numbers
-        self.skipped = 0
+        player.skipped = 0
         return numbers
 
     def _collect(
@@ -254,16 +252,16 @@ class Run:
             f"{num // self.accumulate}, {self.accumulate} times a step (train.accumulate)"
         )
 
-    def skip(self, error: NotFiniteError) -> None:
-        """Go on without an update where the recipe says so.
+    def skip(self, player: Player, error: NotFiniteError) -> None:
+        """Go on without a player's update where the recipe says so.
 
         Raises:
-            NotFiniteError: It does not, or too many were skipped in a row.
+            NotFiniteError: It does not, or too many of this player's were skipped in a row.
         """
-        self.skipped += 1
+        player.skipped += 1
         if self.train.not_finite != "skip":
             raise error
-        if self.skipped > IN_A_ROW:
+        if player.skipped > IN_A_ROW:
             raise NotFiniteError(
                 error.reason, f"{IN_A_ROW} updates in a row were skipped before it, so it stops"
             )
