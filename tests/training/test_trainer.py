@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 from training.squares import GAN, VQGAN, VQVAE, Squares, squares
 
 import zoo
 from zoo.data import write_video
 from zoo.errors import DataError, OutputExistsError, TrainingError
+from zoo.metrics import evaluate
 from zoo.training import Callback, TrainResult
 from zoo.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
 from zoo.training.records import begin_run, is_run, refuse_existing_run, write_facts
@@ -320,6 +322,49 @@ def test_held_out_clips_that_cannot_be_read_do_not_take_the_model_away(
     assert ["square 0", "square 0: no video"] in again["skipped"]
 
 
+class Deadly(Squares):
+    """Whoever reads clip 1 dies of it."""
+
+    def _take(self, index: int, chance: Any) -> Any:
+        if get_worker_info() is None:
+            raise AssertionError("held-out clips are read in the run's own process")
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._take(index, chance)
+
+
+def test_a_held_out_clip_that_kills_its_reader_is_left_out(tmp_path: Path) -> None:
+    data = {"train": Squares(12), "test": Deadly(5, random=False)}
+    facts = facts_of(run(VQVAE, tmp_path / "run", data=data, steps=1, num_workers=1))
+    assert facts["evaluation_error"] is None
+    assert facts["evaluation"]["protocol"]["num_clips"] == 4
+    assert "the process that read it died" in dict(facts["skipped"])["square 1"]
+    samples = tmp_path / "run" / "samples" / "step-00000001"
+    assert [path.name for path in sorted(samples.iterdir())] == ["0.mp4", "1.mp4", "2.mp4"]
+
+
+@pytest.mark.parametrize("room", [1, 0])
+def test_a_model_is_measured_in_parts_of_a_step_and_smaller_ones_without_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    tried: list[int] = []
+
+    def crowded(*args: Any, batch_size: int, **options: Any) -> dict[str, Any]:
+        tried.append(batch_size)
+        if batch_size > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return evaluate(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr("zoo.training.session.evaluate", crowded)
+    facts = facts_of(run(VQVAE, tmp_path / "run", steps=1, train={"accumulate": 2}))
+    assert tried == [2, 1]
+    assert facts["status"] == "finished"
+    if room:
+        assert facts["evaluation"]["protocol"]["num_clips"] == 5
+    else:
+        assert facts["evaluation_error"] == "at step 1: OutOfMemoryError: CUDA out of memory"
+
+
 def test_facts_and_samples_of_a_run_that_goes_on_on_other_clips(tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = copy.deepcopy(VQVAE)
@@ -400,6 +445,20 @@ def test_a_full_disk_does_not_hide_what_it_was(tmp_path: Path, monkeypatch: pyte
 
     with pytest.raises(RuntimeError, match="what it was"):
         run(VQVAE, tmp_path / "run", callbacks=[Fails()])
+
+
+def test_a_full_disk_before_the_first_checkpoint_claims_none(tmp_path: Path) -> None:
+    class Full(Callback):
+        step = 0
+
+        def on_log(self, step: int, numbers: Mapping[str, float]) -> None:
+            if step == self.step:
+                raise OSError(28, "No space left on device", "events")
+
+    full = Full()
+    for full.step, said in ((1, "nothing was saved yet.*--force"), (3, "its last checkpoint is whole")):
+        with pytest.raises(TrainingError, match=f"(?s)events cannot be written.*step {full.step}; {said}"):
+            run(VQVAE, tmp_path / str(full.step), callbacks=[full], train={"save_every": 2})
 
 
 def test_ctrl_c_while_measuring_ends_it_and_the_run_is_measured_when_it_goes_on(tmp_path: Path) -> None:

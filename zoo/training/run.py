@@ -244,13 +244,17 @@ class Run:
             ) from lacking
         doubled = [n for n in more if n >= 2 * self.accumulate]
         self.accumulate = (doubled or more)[0]
-        gc.collect()  # what a graph that was cut off in the middle keeps in circles
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.free_memory()
         self.notices.append(
             f"step {self.step + 1}: out of memory with {before} clips at a time; from here on "
             f"{num // self.accumulate}, {self.accumulate} times a step (train.accumulate)"
         )
+
+    def free_memory(self) -> None:
+        """Give back the memory of something that was too large for it."""
+        gc.collect()  # what a graph that was cut off in the middle keeps in circles
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def skip(self, player: Player, error: NotFiniteError) -> None:
         """Go on without a player's update where the recipe says so.

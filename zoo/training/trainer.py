@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import errno
 import functools
 import shutil
 import sys
@@ -20,6 +19,7 @@ from zoo.assemblies import ASSEMBLIES, Sampler
 from zoo.building import build, plan, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
+from zoo.files import is_full_disk
 from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
 from zoo.training.anneal import check_anneal
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
@@ -48,9 +48,6 @@ from zoo.training.snapshot import refuse_other_recipe, restore
 if TYPE_CHECKING:
     from zoo.assemblies import Assembly
     from zoo.recipes import Recipe
-
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,11 +318,13 @@ def _run(
             session.write()
         with contextlib.suppress(Exception):
             _report(session)
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        if is_full_disk(error):
+            saved, then = "its last checkpoint is whole", f"go on with:\n  {facts['resume_command']}"
+            if not has_checkpoint(session.folder / "checkpoint"):
+                saved, then = "nothing was saved yet", "start again with --force (force=True in Python)"
             raise TrainingError(
                 f"{error.filename} cannot be written: {error.strerror}. The run ended at step "
-                f"{session.run.step}; its last checkpoint is whole. Free some space, then go on with:\n"
-                f"  {facts['resume_command']}"
+                f"{session.run.step}; {saved}. Free some space, then {then}"
             ) from error
         raise
     on_first(lambda: _close(session))
