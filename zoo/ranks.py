@@ -121,11 +121,14 @@ def when_leaving(work: Callable[[], object]) -> None:
         _joined.leaving.append(work)
 
 
-def own_device() -> str | None:
-    """Return the CUDA device that `torchrun` gives this process; None without one."""
-    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+def own_device(asked: str | torch.device | None = None) -> str | torch.device | None:
+    """Return the device asked for: of CUDA devices without a number the one `torchrun` gives this process.
+
+    Where nothing is asked for that is its CUDA device too; None without one.
+    """
+    if str(asked or "cuda") == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return None
+    return asked
 
 
 @contextlib.contextmanager

@@ -110,6 +110,18 @@ def test_a_prior_goes_back_to_a_checkpoint_that_was_kept(tmp_path: Path) -> None
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed_at"] == [4]
 
 
+def test_a_signal_at_the_very_end_of_the_first_stage_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.training.trainer._report", lambda session: os.kill(os.getpid(), signal.SIGTERM))
+        first = run(PRIOR, tmp_path / "run")
+    assert first.interrupted
+    assert json.loads((tmp_path / "run/tokenizer/run.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert run(PRIOR, tmp_path / "run", resume="auto").step == 6
+
+
 def test_tokens_train_the_prior_of_their_tokenizer_only(tmp_path: Path) -> None:
     built = zoo.build(PRIOR, seed=3)
     assert isinstance(built, TokenPrior)

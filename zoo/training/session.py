@@ -136,7 +136,8 @@ class Session:
         """
         run, config, interrupts = self.run, self.run.train, self._interrupts
         self.callbacks.call("on_start", self.folder, self.facts["recipe"], run.step)
-        if config.not_finite == "roll-back" and not has_checkpoint(self.folder / "checkpoint"):
+        # The first rank may have cleared the folder when others see still what was in it.
+        if config.not_finite == "roll-back" and not gathered(has_checkpoint(self.folder / "checkpoint"))[0]:
             self.save()
         clock = Clock(self.facts, batches(run.batches))
         bar = tqdm(

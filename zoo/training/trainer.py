@@ -60,7 +60,7 @@ class TrainResult:
         history: The lines of metrics.jsonl.
         figures: Measured on held-out clips, by name; empty when there were none, or no time to.
         step: Steps taken.
-        interrupted: Whether Ctrl-C or SIGTERM ended the run; everything is saved.
+        interrupted: Whether Ctrl-C or SIGTERM came before the run was over; everything is saved.
         resume_command: What to type to go on.
     """
 
@@ -132,7 +132,7 @@ def train(
     if keep < 1:
         raise TrainingError(f"keep is {keep}; at least 1 checkpoint stays, the newest")
     try:
-        onto = pick_device(device or own_device())
+        onto = pick_device(own_device(device))
     except DeviceError as error:
         raise TrainingError(str(error)) from error
     with joined(onto, timeout_s):
@@ -286,9 +286,12 @@ def _train(
             _go_on(session, snapshot)
             snapshot = None  # it is as large as the model and its optimizers
         try:
-            return _run(session, clips, interrupts, watchers)
+            result = _run(session, clips, interrupts, watchers)
         finally:
             watchers.close()
+    # A signal that came after the run looked for one last must not be lost between two stages.
+    late = any_rank(interrupts.noted is not None)
+    return dataclasses.replace(result, interrupted=result.interrupted or late)
 
 
 def _run(
