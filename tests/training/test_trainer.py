@@ -494,8 +494,10 @@ def test_the_command_that_goes_on_repeats_what_was_given() -> None:
     resumed = train_command("vqvae-video-tiny", "my clips", Path("runs/a"), **given, resume=True)
     assert resumed == command.replace(" --init encoder=runs/b", "") + " --resume"
     assert train_command("x", [1], Path("a"), overrides={}) == "zoo.train(..., out='a')"
-    cut = train_command("x", "y", Path("a"), overrides={}, fsdp=True, resume=True)
-    assert cut == "torchrun --nproc-per-node 2 -m zoo train x --data y --out a --fsdp --resume"
+    cut = train_command("x", "y", Path("a"), overrides={}, fsdp=True, timeout_s=60.0, resume=True)
+    assert cut == (
+        "torchrun --nproc-per-node 2 -m zoo train x --data y --out a --fsdp --rank-timeout 60 --resume"
+    )
 
 
 def test_a_callback_of_a_plugin_that_breaks_is_left_out_and_ours_stops_the_run(tmp_path: Path) -> None:

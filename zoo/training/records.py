@@ -19,6 +19,7 @@ import torch
 from zoo.discovery import DISTRIBUTION
 from zoo.errors import OutputExistsError, RecipeError
 from zoo.files import named, new_file, remove_leftovers
+from zoo.ranks import TIMEOUT_S
 from zoo.recipe_files import parse_yaml
 from zoo.training.checkpoint import remove_checkpoints
 
@@ -185,6 +186,7 @@ def train_command(
     device: object = None,
     callbacks: Sequence[Any] = (),
     fsdp: bool = False,
+    timeout_s: float = TIMEOUT_S,
     overrides: Mapping[str, Any],
     resume: bool = False,
 ) -> str:
@@ -211,6 +213,8 @@ def train_command(
         words += ["--max-bad", str(max_bad)]
     if device is not None:
         words += ["--device", str(device)]
+    if timeout_s != TIMEOUT_S:
+        words += ["--rank-timeout", f"{timeout_s:g}"]
     for callback in callbacks:
         words += ["--callback", callback]
     for path, value in flat(overrides):

@@ -158,7 +158,8 @@ class Session:
                     continue
                 except Exception as error:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
-                    if interrupts.noted is not None and clock.failed:
+                    # Of several ranks, though, the others are in the middle of this one.
+                    if interrupts.noted is not None and clock.failed and world_size() == 1:
                         self.interrupted = True
                         break
                     if is_loss_of_rank(error):
@@ -395,7 +396,9 @@ class Session:
         elif self.heldout is not None:
             assert isinstance(model, Autoencoder)
             clips["original"] = x_BCTHW = self._shown_clips().to(self.run.device)
-            clips[f"step-{self.run.step:08d}"] = torch.cat([model.reconstruct(x) for x in x_BCTHW.split(1)])
+            clips[f"step-{self.run.step:08d}"] = torch.cat(
+                [model.reconstruct(x) for x in torch.split(x_BCTHW, 1)]
+            )
         for name, x_BCTHW in clips.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             for index, x_CTHW in enumerate(x_BCTHW.float().clamp(-1, 1).cpu()):

@@ -154,6 +154,7 @@ def train(
             device=device,
             callbacks=[callbacks] if isinstance(callbacks, str) else list(callbacks),
             fsdp=fsdp,
+            timeout_s=timeout_s,
             onto=onto,
             overrides=overrides,
         )
@@ -175,6 +176,7 @@ def _train(
     device: str | torch.device | None,
     callbacks: list[Any],
     fsdp: bool,
+    timeout_s: float,
     onto: torch.device,
     overrides: Mapping[str, Any],
     command: Callable[..., str] | None = None,
@@ -211,6 +213,7 @@ def _train(
         device=device,
         callbacks=callbacks,
         fsdp=fsdp,
+        timeout_s=timeout_s,
         overrides=overrides,
     )
     if needs_tokenizer and snapshot is None:
@@ -236,6 +239,7 @@ def _train(
             max_bad=max_bad,
             device=device,
             fsdp=fsdp,
+            timeout_s=timeout_s,
         )
         if first is not None and first.interrupted:
             return dataclasses.replace(first, folder=folder)
@@ -305,13 +309,15 @@ def _run(
     try:
         session.write()
         session.train(clips.batches)
-        session.note_skipped()
         if not session.interrupted:
-            with contextlib.suppress(KeyboardInterrupt):
+            try:
                 evaluation = session.evaluate()
                 if not any_rank(interrupts.noted is not None):
                     on_first(session.save_model)
                     facts["status"] = "finished"
+            except KeyboardInterrupt:
+                if world_size() > 1:  # the others wait for this rank, and stop when it is gone
+                    raise
         if facts["status"] != "finished":
             facts["status"] = "interrupted"
     except BaseException as error:
@@ -347,6 +353,7 @@ def _run(
 
 
 def _close(session: Session) -> None:
+    session.note_skipped()
     session.write()
     _report(session)
 
