@@ -365,6 +365,22 @@ def test_a_model_is_measured_in_parts_of_a_step_and_smaller_ones_without_memory(
         assert facts["evaluation_error"] == "at step 1: OutOfMemoryError: CUDA out of memory"
 
 
+def test_the_first_rank_says_whether_there_is_something_to_roll_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+
+    class Notes(Callback):
+        def on_save(self, step: int, folder: Path) -> None:
+            saved.append(step)
+
+    # This rank sees still what the first one, which says no, has cleared.
+    monkeypatch.setattr("zoo.training.session.has_checkpoint", lambda folder: True)
+    monkeypatch.setattr("zoo.training.session.gathered", lambda value: [False if value is True else value])
+    run(VQVAE, tmp_path / "run", steps=1, callbacks=[Notes()], train={"not_finite": "roll-back"})
+    assert saved == [0, 1]
+
+
 def test_facts_and_samples_of_a_run_that_goes_on_on_other_clips(tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = copy.deepcopy(VQVAE)
