@@ -13,9 +13,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from zoo.errors import OutputExistsError
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -77,6 +79,11 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full_disk(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error says that there is no room for a file."""
+    return isinstance(error, OSError) and error.errno in _NO_SPACE
 
 
 def named(error: OSError, path: Path) -> OSError:

@@ -34,6 +34,7 @@ _T = TypeVar("_T")
 _joined: _Joined | None = None
 _groups = 0
 _micro = (0, 1)
+_attempt: Attempt | None = None
 
 
 class _Joined:
@@ -121,11 +122,14 @@ def when_leaving(work: Callable[[], object]) -> None:
         _joined.leaving.append(work)
 
 
-def own_device() -> str | None:
-    """Return the CUDA device that `torchrun` gives this process; None without one."""
-    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+def own_device(asked: str | torch.device | None = None) -> str | torch.device | None:
+    """Return the device asked for: of CUDA devices without a number the one `torchrun` gives this process.
+
+    Where nothing is asked for that is its CUDA device too; None without one.
+    """
+    if str(asked or "cuda") == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return None
+    return asked
 
 
 @contextlib.contextmanager
@@ -179,12 +183,54 @@ def shared_draw(draw: Callable[[int], _T], num: int) -> _T:
     return total[own]  # type: ignore[index]
 
 
+class GivenUp(Exception):
+    """Another rank has given up what all of them were at."""
+
+
+class Attempt:
+    """What all ranks do alike and any may give up, until they first exchange something in the course of it.
+
+    From then on the others wait for each rank at every exchange.
+
+    Attributes:
+        given_up: Whether any rank has; None until the ranks have asked each other.
+    """
+
+    def __init__(self) -> None:
+        self.given_up: bool | None = None
+
+    def is_given_up(self, here: bool) -> bool:
+        """Whether any rank gave up, this one if `here`; each asks once, before an exchange or at the end."""
+        if self.given_up is None:
+            self.given_up = any_rank(here)
+        return self.given_up
+
+
+@contextlib.contextmanager
+def attempt() -> Iterator[Attempt]:
+    """Within it, the first exchange among the ranks raises `GivenUp` where one of them has given up."""
+    global _attempt
+    _attempt = Attempt()
+    try:
+        yield _attempt
+    finally:
+        _attempt = None
+
+
+def _exchange(tensor: Tensor) -> None:
+    """Put the sum over all ranks in the place of a tensor."""
+    # A compiled network cannot ask, and no rank may give it up.
+    if not torch.compiler.is_compiling() and _attempt is not None and _attempt.is_given_up(False):
+        raise GivenUp
+    dist.all_reduce(tensor)
+
+
 def everywhere(total: Tensor) -> Tensor:
     """Return the sum over all ranks without a gradient, as a new tensor where there are several."""
     if not distributed():
         return total
     total = total.detach().clone().contiguous()
-    dist.all_reduce(total)
+    _exchange(total)
     return total
 
 
@@ -217,7 +263,7 @@ def places_of_ranks(num: int, device: torch.device) -> tuple[int, int]:
         return 0, num
     counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
     counts[rank()] = num
-    dist.all_reduce(counts)
+    _exchange(counts)
     found = counts.tolist()
     return sum(found[: rank()]), sum(found)
 

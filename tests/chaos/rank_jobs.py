@@ -18,14 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from training.squares import GAN, VQGAN, VQVAE, Squares
+from training.test_accumulate import Crowded, batches, run_of
 from training.test_token_prior import PRIOR
 
 import zoo
 from zoo.data.clips import Taken
 from zoo.data.sampling import Draw
 from zoo.discovery import catalogue
-from zoo.ranks import average_gradients, joined, mean_everywhere, same_everywhere
+from zoo.ranks import average_gradients, joined, mean_everywhere, same_everywhere, share
 from zoo.testing.subject import Subject
+from zoo.training.loop import training_step
+from zoo.training.run import start
 
 # Adam divides a gradient by its size: one that is nothing but rounding (of a bias before batch norm) becomes
 # a step of full length, and no two sums are rounded alike. A larger eps leaves such steps small.
@@ -297,6 +300,28 @@ def _apart(wanted: dict[str, Tensor | None], found: dict[str, Tensor | None]) ->
     pairs = [(g, f) for g, f in zip(wanted.values(), found.values(), strict=True) if g is not None]
     largest = max((float(g.abs().max()) for g, _ in pairs), default=0.0) or 1.0
     return max((float((g - f).abs().max()) for g, f in pairs if f is not None), default=0.0) / largest
+
+
+def crowded(folder: Path) -> None:
+    """Have no memory for more than a clip at a time on rank 1; keep what came of it on each rank.
+
+    That is "before" ranks exchange anything in a step, "without" any exchange, and "after" one.
+    """
+    found: dict[str, Any] = {}
+    with joined(torch.device("cpu"), 60):
+        for case, part in (("before", "encoder"), ("without", "decoder"), ("after", "decoder")):
+            run = run_of("zoo-causal-video-tiny")
+            if case != "without":
+                run = start(zoo.build(VQVAE, seed=0), torch.device("cpu"))
+            if RANK == 1:
+                run.model.part(part).register_forward_pre_hook(Crowded(1))
+            try:
+                training_step(run, (batch.part(share(4)) for batch in batches(run)))
+            except Exception as error:
+                found[case] = f"{type(error).__name__}: {error}"
+            else:
+                found[case] = [run.accumulate, digest(run.model)]
+    write(folder, found)
 
 
 def threads_at_the_end(folder: Path, *, fsdp: bool) -> None:

@@ -21,6 +21,7 @@ from chaos.ranks import (
     quantizers,
     results,
     rows_measured,
+    run,
     same_as_one,
 )
 from training.squares import VQVAE
@@ -181,6 +182,17 @@ def test_every_quantizer_is_the_same_on_all_ranks_for_200_steps(tmp_path: Path) 
 def test_every_row_is_measured_once_on_any_number_of_ranks(tmp_path: Path) -> None:
     for world in (2, 3):
         assert rows_measured(tmp_path / str(world), world=world, most=6) == {n: n for n in range(1, 7)}
+
+
+def test_without_memory_on_one_rank_all_take_smaller_parts_unless_they_wait_for_it(tmp_path: Path) -> None:
+    run("crowded", 2, tmp_path, {})
+    first, second = results(tmp_path)
+    for case in ("before", "without"):
+        assert first[case][0] == 2
+        assert first[case] == second[case]
+    assert "out of memory with 2 clips at a time, and the other ranks wait for this one" in second["after"]
+    assert "set train.accumulate=2, a smaller train.batch_size" in second["after"]
+    assert isinstance(first["after"], str)  # it lost the other
 
 
 @pytest.mark.slow

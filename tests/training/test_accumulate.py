@@ -16,6 +16,7 @@ from zoo.assemblies import TokenPrior
 from zoo.errors import TrainingError
 from zoo.training.loop import training_step
 from zoo.training.run import Labelled, Run, start
+from zoo.training.snapshot import restore, take_snapshot
 
 SMALL = {"clip": {"num_frames": 8, "height": 32, "width": 32}}
 ADA = {"use": "ada", "adjust_clips": 50, "interval": 1}
@@ -108,3 +109,27 @@ def test_parts_that_do_not_divide_and_terms_of_whole_batches_are_refused() -> No
         run_of("zoo-causal-video-tiny", accumulate=3)
     with pytest.raises(TrainingError, match=r"adaptive is not a mean over clips"):
         zoo.train("vqgan-video-tiny", data="demo", train={"accumulate": 2})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "parts"),
+    [((1, 2), 1, 2), ((1, 2), 4, 1), ((1, 4), 4, 1), ((4, 3), 1, 12), ((2, 2), 3, 2), ((3, 1), 1, 1)],
+)
+def test_on_another_number_of_ranks_parts_are_whole_and_no_larger(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[int, int], after: int, parts: int
+) -> None:
+    """Of 12 clips; `before` and `after` are numbers of ranks, the former with the parts of a rank's share."""
+    run = run_of("zoo-causal-video-tiny", batch_size=12)
+    snapshot = take_snapshot(run)
+    snapshot.state["ranks"], snapshot.state["accumulate"] = before
+    monkeypatch.setattr("zoo.training.snapshot.world_size", lambda: after)
+    restore(run, snapshot)
+    assert run.accumulate == parts
+    clips = [place for own, _ in run.parts(12 // after) for place in range(12)[own]]
+    assert clips == list(range(12 // after))
+
+
+def test_no_clip_of_a_batch_is_left_over() -> None:
+    run = run_of("zoo-causal-video-tiny", accumulate=2)
+    with pytest.raises(TrainingError, match=r"5 clips cannot be cut into 2 parts alike.*train.accumulate"):
+        run.parts(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.errors import TrainingError
-from zoo.training.checkpoint import Snapshot, load_checkpoint, pack, save_checkpoint, unpack
+from zoo.training.checkpoint import (
+    Snapshot,
+    _read,
+    load_checkpoint,
+    older_checkpoints,
+    pack,
+    save_checkpoint,
+    unpack,
+)
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 TREES = st.recursive(
@@ -131,6 +140,37 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, before)
     assert value_of(load_checkpoint(folder)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def kept(folder: Path) -> list[int]:
+    """Steps of the checkpoints that are there, as they are read, the newest first."""
+    return [value_of(_read(place)) for place in (folder, *older_checkpoints(folder))]
+
+
+def test_what_a_run_did_not_go_on_from_is_gone_with_the_next_save(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    for step in (1, 2, 3, 4):
+        save_checkpoint(folder, snapshot(step), keep=4)
+    for path in (folder, tmp_path / "c-00000003"):
+        (path / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="damaged.*Going on from the older c-00000002"):
+        read = load_checkpoint(folder)
+    assert read.passed_over == (folder, tmp_path / "c-00000003")
+    save_checkpoint(folder, snapshot(7), keep=4, passed_over=read.passed_over)
+    assert kept(folder) == [7, 2, 1]
+
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "c-00000001", folder)  # put back by hand
+    read = load_checkpoint(folder)
+    assert value_of(read) == 1
+    save_checkpoint(folder, snapshot(5), keep=4, passed_over=read.passed_over)
+    assert kept(folder) == [5, 1]
+
+
+def test_a_checkpoint_of_one_step_is_kept_once(tmp_path: Path) -> None:
+    for step in (1, 2, 2):
+        save_checkpoint(tmp_path / "c", snapshot(step), keep=2)
+    assert kept(tmp_path / "c") == [2, 1]
 
 
 SAVE_FOR_EVER = """

@@ -21,6 +21,7 @@ from zoo.recipes import Ema, Optimizer, Schedule
 from zoo.training import loop
 from zoo.training.checkpoint import load_checkpoint, save_checkpoint
 from zoo.training.ema import MovingAverage
+from zoo.training.finite import IN_A_ROW, NotFiniteError
 from zoo.training.loop import discriminator_step, model_step, training_step
 from zoo.training.made import Made
 from zoo.training.optimizers import make_optimizer, make_schedule
@@ -405,3 +406,17 @@ def test_players_have_the_same_labels(made: int, read: list[int], complaint: str
         return
     with pytest.raises(PortError, match=complaint):
         zoo.build(recipe, device="meta")
+
+
+def test_a_player_that_never_gets_finite_stops_the_run_though_the_other_does() -> None:
+    recipe = copy.deepcopy(GAN)
+    recipe["train"]["not_finite"] = "skip"
+    run = start(zoo.build(recipe, seed=0), torch.device("cpu"))
+    next(run.model.generator.parameters()).register_hook(lambda gradient: gradient * math.nan)
+    data = batches()
+    for _ in range(IN_A_ROW):
+        training_step(run, data)
+    with pytest.raises(NotFiniteError, match=f"{IN_A_ROW} updates in a row"):
+        training_step(run, data)
+    assert run.opponent is not None
+    assert run.opponent.skipped == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,25 @@ def test_force_replaces_a_run_that_was_cut_in_its_first_stage(tmp_path: Path) ->
     with pytest.raises(OutputExistsError, match="--force"):
         run(PRIOR, tmp_path / "run")
     assert run(PRIOR, tmp_path / "run", force=True).step == 6
+
+
+def test_a_prior_goes_back_to_a_checkpoint_that_was_kept(tmp_path: Path) -> None:
+    run(PRIOR, tmp_path / "run", keep=3)
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    run(PRIOR, tmp_path / "run", keep=3, resume=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed_at"] == [4]
+
+
+def test_a_signal_at_the_very_end_of_the_first_stage_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.training.trainer._report", lambda session: os.kill(os.getpid(), signal.SIGTERM))
+        first = run(PRIOR, tmp_path / "run")
+    assert first.interrupted
+    assert json.loads((tmp_path / "run/tokenizer/run.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert run(PRIOR, tmp_path / "run", resume="auto").step == 6
 
 
 def test_tokens_train_the_prior_of_their_tokenizer_only(tmp_path: Path) -> None:

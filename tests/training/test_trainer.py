@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,13 +20,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 from training.squares import GAN, VQGAN, VQVAE, Squares, squares
 
 import zoo
 from zoo.data import write_video
 from zoo.errors import DataError, OutputExistsError, TrainingError
+from zoo.metrics import evaluate
 from zoo.training import Callback, TrainResult
-from zoo.training.checkpoint import load_checkpoint
+from zoo.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
+from zoo.training.records import begin_run, is_run, refuse_existing_run, write_facts
+from zoo.training.trainer import _where_it_stands
 
 TIMES = {"steps_per_s", "data_wait_share", "seconds"}
 
@@ -222,6 +227,44 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         run(VQVAE, other, resume=True)
 
 
+@pytest.mark.parametrize("left", ["metrics.jsonl", ".run.tmp-0123.json", "tokenizer/.run.tmp-0123.json"])
+def test_a_run_that_was_killed_while_it_began_is_replaced(tmp_path: Path, left: str) -> None:
+    out = tmp_path / "run"
+    (out / left).parent.mkdir(parents=True)
+    (out / left).write_text("")
+    refuse_existing_run(out, force=True)
+    assert _where_it_stands(out) == (False, True)
+    (out / "thesis.tex").write_text("mine")
+    assert _where_it_stands(out) == (False, False)
+    with pytest.raises(OutputExistsError, match="not the folder of a run"):
+        refuse_existing_run(out, force=True)
+
+
+def test_a_folder_is_that_of_a_run_whenever_the_next_one_is_killed_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    write_facts(folder, {"status": "finished"})
+    theirs = [folder / "checkpoint-good1", folder / "notes.txt"]
+    for path in theirs:
+        path.write_text("mine")
+    ours = ["checkpoint", "checkpoint-00000002", ".checkpoint.old-1/old", "model", "samples"]
+    for name in ours:
+        save_checkpoint(folder / name, Snapshot({}, {"step": 2}))
+    steps: list[bool] = []
+    real = shutil.rmtree
+
+    def removing(path: Any, **options: Any) -> None:
+        steps.append(is_run(folder))
+        real(path, **options)
+
+    monkeypatch.setattr("shutil.rmtree", removing)
+    begin_run(folder, {"status": "running"})
+    assert steps
+    assert all(steps)
+    assert sorted(folder.iterdir()) == sorted([*theirs, folder / "run.json"])
+
+
 def test_mistakes_leave_no_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
     for options, error, hint in (
@@ -277,6 +320,65 @@ def test_held_out_clips_that_cannot_be_read_do_not_take_the_model_away(
     assert again["evaluation_error"] is None
     assert again["evaluation"]["protocol"]["num_clips"] == 5
     assert ["square 0", "square 0: no video"] in again["skipped"]
+
+
+class Deadly(Squares):
+    """Whoever reads clip 1 dies of it."""
+
+    def _take(self, index: int, chance: Any) -> Any:
+        if get_worker_info() is None:
+            raise AssertionError("held-out clips are read in the run's own process")
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._take(index, chance)
+
+
+def test_a_held_out_clip_that_kills_its_reader_is_left_out(tmp_path: Path) -> None:
+    data = {"train": Squares(12), "test": Deadly(5, random=False)}
+    facts = facts_of(run(VQVAE, tmp_path / "run", data=data, steps=1, num_workers=1))
+    assert facts["evaluation_error"] is None
+    assert facts["evaluation"]["protocol"]["num_clips"] == 4
+    assert "the process that read it died" in dict(facts["skipped"])["square 1"]
+    samples = tmp_path / "run" / "samples" / "step-00000001"
+    assert [path.name for path in sorted(samples.iterdir())] == ["0.mp4", "1.mp4", "2.mp4"]
+
+
+@pytest.mark.parametrize("room", [1, 0])
+def test_a_model_is_measured_in_parts_of_a_step_and_smaller_ones_without_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    tried: list[int] = []
+
+    def crowded(*args: Any, batch_size: int, **options: Any) -> dict[str, Any]:
+        tried.append(batch_size)
+        if batch_size > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return evaluate(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr("zoo.training.session.evaluate", crowded)
+    facts = facts_of(run(VQVAE, tmp_path / "run", steps=1, train={"accumulate": 2}))
+    assert tried == [2, 1]
+    assert facts["status"] == "finished"
+    if room:
+        assert facts["evaluation"]["protocol"]["num_clips"] == 5
+    else:
+        assert facts["evaluation_error"] == "at step 1: OutOfMemoryError: CUDA out of memory"
+
+
+def test_the_first_rank_says_whether_there_is_something_to_roll_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+
+    class Notes(Callback):
+        def on_save(self, step: int, folder: Path) -> None:
+            saved.append(step)
+
+    # This rank sees still what the first one, which says no, has cleared.
+    monkeypatch.setattr("zoo.training.session.has_checkpoint", lambda folder: True)
+    monkeypatch.setattr("zoo.training.session.gathered", lambda value: [False if value is True else value])
+    run(VQVAE, tmp_path / "run", steps=1, callbacks=[Notes()], train={"not_finite": "roll-back"})
+    assert saved == [0, 1]
 
 
 def test_facts_and_samples_of_a_run_that_goes_on_on_other_clips(tmp_path: Path) -> None:
@@ -361,6 +463,20 @@ def test_a_full_disk_does_not_hide_what_it_was(tmp_path: Path, monkeypatch: pyte
         run(VQVAE, tmp_path / "run", callbacks=[Fails()])
 
 
+def test_a_full_disk_before_the_first_checkpoint_claims_none(tmp_path: Path) -> None:
+    class Full(Callback):
+        step = 0
+
+        def on_log(self, step: int, numbers: Mapping[str, float]) -> None:
+            if step == self.step:
+                raise OSError(28, "No space left on device", "events")
+
+    full = Full()
+    for full.step, said in ((1, "nothing was saved yet.*--force"), (3, "its last checkpoint is whole")):
+        with pytest.raises(TrainingError, match=f"(?s)events cannot be written.*step {full.step}; {said}"):
+            run(VQVAE, tmp_path / str(full.step), callbacks=[full], train={"save_every": 2})
+
+
 def test_ctrl_c_while_measuring_ends_it_and_the_run_is_measured_when_it_goes_on(tmp_path: Path) -> None:
     class Pressing(Squares):
         def __getitem__(self, key: Any) -> Any:
@@ -394,8 +510,10 @@ def test_the_command_that_goes_on_repeats_what_was_given() -> None:
     resumed = train_command("vqvae-video-tiny", "my clips", Path("runs/a"), **given, resume=True)
     assert resumed == command.replace(" --init encoder=runs/b", "") + " --resume"
     assert train_command("x", [1], Path("a"), overrides={}) == "zoo.train(..., out='a')"
-    cut = train_command("x", "y", Path("a"), overrides={}, fsdp=True, resume=True)
-    assert cut == "torchrun --nproc-per-node 2 -m zoo train x --data y --out a --fsdp --resume"
+    cut = train_command("x", "y", Path("a"), overrides={}, fsdp=True, timeout_s=60.0, resume=True)
+    assert cut == (
+        "torchrun --nproc-per-node 2 -m zoo train x --data y --out a --fsdp --rank-timeout 60 --resume"
+    )
 
 
 def test_a_callback_of_a_plugin_that_breaks_is_left_out_and_ours_stops_the_run(tmp_path: Path) -> None:

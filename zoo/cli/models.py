@@ -11,10 +11,12 @@ from zoo.errors import OutputExistsError, UnknownNameError
 from zoo.files import refuse_existing
 
 if TYPE_CHECKING:
+    import torch
+
     from zoo.assemblies import Autoencoder, Sampler, TokenPrior
 
 
-def use_device(name: str | None) -> str:
+def use_device(name: str | torch.device | None) -> str:
     """Return the device to compute on: the one asked for, or the GPU when there is one.
 
     Raises:

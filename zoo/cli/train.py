@@ -114,9 +114,11 @@ def train(
     init = _parts_from(parts_from)
     with Interrupts(at_once=True):  # until the run handles them itself
         from zoo.cli.models import use_device
+        from zoo.ranks import is_first, own_device
         from zoo.training import train as train_recipe
 
-        use_device(device)  # a device that is not there is wrong usage; the run notes what was asked for
+        # A device that is not there is wrong usage; the run notes what was asked for.
+        use_device(own_device(device))
         result = train_recipe(
             name,
             data=source,
@@ -134,8 +136,6 @@ def train(
             fsdp=fsdp,
             **overrides,
         )
-    from zoo.ranks import is_first
-
     if as_json and is_first():
         print_json(
             {

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.data import Batch, ClipDataset, make_loader
+from zoo.data.crashes import AtWork
 from zoo.errors import DataError, ZooError
 
 
@@ -53,6 +54,21 @@ class ChosenClips(Dataset[Any]):
         if item["index"] == asked:
             return {**item, "skipped": []}
         return {**item, "index": -1, "skipped": item["skipped"][:1]}
+
+    @property
+    def at_work(self) -> AtWork | None:
+        """Where the data set's own numbers of the clips that workers are reading are written down."""
+        return self._dataset.at_work if isinstance(self._dataset, ClipDataset) else None
+
+    @at_work.setter
+    def at_work(self, at_work: AtWork | None) -> None:
+        if isinstance(self._dataset, ClipDataset):
+            self._dataset.at_work = at_work
+
+    def note_crash(self, index: int, reason: str) -> None:
+        """Have the data set never read its clip `index` again: the process that read it died."""
+        if isinstance(self._dataset, ClipDataset):
+            self._dataset.note_crash(index, reason)
 
     def note_skipped(self, skipped: list[tuple[str, str]]) -> None:
         """Take over what was skipped, here or in another process, and tell the data set."""

@@ -144,7 +144,7 @@ def measure(
     *, name: str, steps: int, batch_size: int, fsdp: bool, device: str | None, overrides: Mapping[str, Any]
 ) -> Speed:
     """Measure among the ranks that there are; every rank calls it."""
-    onto = pick_device(device or own_device())
+    onto = pick_device(own_device(device))
     train = {**overrides.get("train", {}), "batch_size": batch_size}
     with joined(onto), isolated_rng(0):
         model = build(name, seed=0, **{**overrides, "train": train})

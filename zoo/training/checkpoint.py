@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +38,33 @@ class Snapshot:
     Attributes:
         tensors: Tensors by the name of their file (without ending) and their own.
         state: Plain data: strings, numbers, lists and mappings.
+        passed_over: Where checkpoints lie that are damaged, or of later steps than the one that was read.
     """
 
     tensors: dict[str, dict[str, torch.Tensor]]
     state: dict[str, Any]
+    passed_over: tuple[Path, ...] = ()
 
 
-def save_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int = 1) -> None:
+def save_checkpoint(
+    folder: Path, snapshot: Snapshot, *, keep: int = 1, passed_over: Iterable[Path] = ()
+) -> None:
     """Replace the checkpoint in `folder`; until the new one is whole, the old ones stay.
 
     Args:
         folder: Where the newest checkpoint is.
         snapshot: What goes into it.
         keep: Checkpoints that stay, with this one; older ones are removed last.
+        passed_over: What was passed over when the run went on from an older checkpoint; removed first.
 
     Raises:
         TrainingError: It cannot be written (a full disk, no permission); the old ones are untouched.
     """
     try:
+        for place in passed_over:
+            _remove(place)
         if keep > 1:
-            _set_aside(folder)
+            _set_aside(folder, step=snapshot.state.get("step"))
         with new_folder(folder, force=True) as aside:
             files = {}
             for stem, tensors in snapshot.tensors.items():
@@ -85,7 +93,7 @@ def load_checkpoint(folder: Path) -> Snapshot:
     """
     places = [place for place in _places(folder) if (place / _STATE).is_file()]
     damaged: list[TrainingError] = []
-    for place in places:
+    for number, place in enumerate(places):
         try:
             snapshot = _read(place)
         except TrainingError as error:
@@ -93,7 +101,8 @@ def load_checkpoint(folder: Path) -> Snapshot:
             continue
         if damaged:
             warnings.warn(f"{damaged[0]}. Going on from the older {place.name}", stacklevel=2)
-        return snapshot
+        later = [one for one in places[number + 1 :] if _step_in_name(one) > snapshot.state.get("step", 0)]
+        return dataclasses.replace(snapshot, passed_over=(*places[:number], *later))
     if damaged:
         raise TrainingError(f"{damaged[0]}; start again with --force, or give another --out") from damaged[0]
     raise TrainingError(
@@ -132,16 +141,20 @@ def clean_up(folder: Path, *, keep: int | None = None) -> None:
     """Remove what killed saves left beside a checkpoint that is there, and all but the newest `keep`."""
     if not (folder / _STATE).is_file():
         return
-    remove_leftovers(folder)
+    _remove_leftovers(folder)
     stay = older_checkpoints(folder)
     if keep is not None:
         stay = stay[: keep - 1]
-    for leftover in folder.parent.glob(f".{folder.name}-*.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     for one in _numbered(folder):
         if one not in stay:
-            (one / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
-            shutil.rmtree(one, ignore_errors=True)
+            _remove(one)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoint in `folder`, the older ones, and what killed saves left beside them."""
+    for place in [*_numbered(folder), folder]:
+        _remove(place)
+    _remove_leftovers(folder)
 
 
 def older_checkpoints(folder: Path) -> list[Path]:
@@ -149,20 +162,42 @@ def older_checkpoints(folder: Path) -> list[Path]:
     return [path for path in _numbered(folder) if (path / _STATE).is_file()]
 
 
+def _remove_leftovers(folder: Path) -> None:
+    remove_leftovers(folder)
+    for leftover in folder.parent.glob(f".{folder.name}-*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(place: Path) -> None:
+    (place / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
+    shutil.rmtree(place, ignore_errors=True)
+
+
 def _numbered(folder: Path) -> list[Path]:
     found = [
-        path for path in folder.parent.glob(f"{folder.name}-*") if path.name[len(folder.name) + 1 :].isdigit()
+        path
+        for path in folder.parent.glob(f"{folder.name}-*")
+        if path.name[len(folder.name) + 1 :].isdigit() and path.is_dir()
     ]
-    return sorted(found, key=lambda path: int(path.name[len(folder.name) + 1 :]), reverse=True)
+    return sorted(found, key=_step_in_name, reverse=True)
 
 
-def _set_aside(folder: Path) -> None:
-    """Give the checkpoint that is about to be replaced a second place, under the number of its step."""
+def _step_in_name(place: Path) -> int:
+    number = place.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _set_aside(folder: Path, *, step: int | None) -> None:
+    """Give the checkpoint that is about to be replaced a second place, under the number of its step.
+
+    One of the very step that replaces it needs none.
+    """
     state = folder / _STATE
     if not state.is_file():
         return
-    aside = folder.with_name(f"{folder.name}-{json.loads(state.read_text(encoding='utf-8'))['step']:08d}")
-    if (aside / _STATE).is_file():
+    before = json.loads(state.read_text(encoding="utf-8"))["step"]
+    aside = folder.with_name(f"{folder.name}-{before:08d}")
+    if before == step or (aside / _STATE).is_file():
         return
     with new_folder(aside, force=True) as copy:
         for path in folder.iterdir():

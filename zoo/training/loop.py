@@ -60,7 +60,7 @@ def training_step(run: Run, batches: Iterator[Labelled]) -> Numbers:
         _check_labels(batch, run.model)
     if not agreed(all(batch.is_finite() for batch in taken)):
         what, advice = "the clips hold numbers that are not finite", "Look at the data"
-        run.skip(step_not_finite(what, run.step, {}, advice=advice))
+        run.skip(run.player, step_not_finite(what, run.step, {}, advice=advice))
         run.step += 1
         return {}
     with run.acceleration.step():

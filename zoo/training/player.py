@@ -55,7 +55,11 @@ class Weights:
 
 
 class Player:
-    """One side of the game: its weights, their optimiser and its schedule."""
+    """One side of the game: its weights, their optimiser and its schedule.
+
+    Attributes:
+        skipped: Updates of it left out one after the other, up to the last.
+    """
 
     def __init__(self, name: str, weights: Weights, config: Optimizer, train: Train) -> None:
         self.name = name
@@ -64,6 +68,7 @@ class Player:
         self.schedule: Scheduler = make_schedule(
             train.schedule, self.optimizer, peak_lr=config.lr, steps=train.steps
         )
+        self.skipped = 0
         self.max_norm = train.clip_grad_norm or float("inf")
 
     def forget(self) -> None:

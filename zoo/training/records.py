@@ -19,11 +19,14 @@ import torch
 from zoo.discovery import DISTRIBUTION
 from zoo.errors import OutputExistsError, RecipeError
 from zoo.files import named, new_file, remove_leftovers
+from zoo.ranks import TIMEOUT_S
 from zoo.recipe_files import parse_yaml
+from zoo.training.checkpoint import remove_checkpoints
 
 METRICS = "metrics.jsonl"
 FACTS = "run.json"
-_OURS = ("checkpoint", "model", "samples", "tensorboard", METRICS, FACTS, "report.html")
+_OURS = ("model", "samples", "tensorboard", METRICS, "report.html")
+_FIRST = ("tokenizer", METRICS, ".run.tmp-*", ".metrics.tmp-*")
 
 
 def refuse_existing_run(folder: Path, *, force: bool) -> None:
@@ -39,20 +42,33 @@ def refuse_existing_run(folder: Path, *, force: bool) -> None:
             f"{str(folder)!r} exists; --resume goes on from its checkpoint, --force starts again, --out DIR "
             "writes elsewhere (resume=True, force=True, out=... in Python)"
         )
-    if not any((folder / run / FACTS).is_file() for run in (".", "tokenizer")):
+    if not is_run(folder):
         raise OutputExistsError(
             f"{str(folder)!r} exists and is not the folder of a run (it has no {FACTS}), so it is not "
             "replaced even with --force; give another --out"
         )
 
 
-def clear_run(folder: Path) -> None:
-    """Remove what a run wrote, and nothing else, from its folder."""
-    for path in [*(folder / name for name in _OURS), *folder.glob("checkpoint-*[0-9]")]:
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, be it of one that was killed while it wrote its first files."""
+    if any((folder / run / FACTS).is_file() for run in (".", "tokenizer")):
+        return True
+    return folder.is_dir() and all(any(map(path.match, _FIRST)) for path in folder.rglob("*"))
+
+
+def begin_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Remove what an earlier run wrote, and nothing else, from a folder, and write run.json of a new one.
+
+    There is a run.json all the while, so that a folder whose run was killed here can still be replaced.
+    """
+    remove_checkpoints(folder / "checkpoint")
+    for path in (folder / name for name in _OURS):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    write_facts(folder, facts)
+    sweep(folder)
 
 
 def sweep(folder: Path) -> None:
@@ -170,6 +186,7 @@ def train_command(
     device: object = None,
     callbacks: Sequence[Any] = (),
     fsdp: bool = False,
+    timeout_s: float = TIMEOUT_S,
     overrides: Mapping[str, Any],
     resume: bool = False,
 ) -> str:
@@ -196,6 +213,8 @@ def train_command(
         words += ["--max-bad", str(max_bad)]
     if device is not None:
         words += ["--device", str(device)]
+    if timeout_s != TIMEOUT_S:
+        words += ["--rank-timeout", f"{timeout_s:g}"]
     for callback in callbacks:
         words += ["--callback", callback]
     for path, value in flat(overrides):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
-from zoo.ranks import any_rank, distributed, micro_batch, same_everywhere, share, whole
+from zoo.ranks import Attempt, GivenUp, attempt, distributed, micro_batch, same_everywhere, share, whole
 from zoo.training.acceleration import Acceleration
 from zoo.training.anneal import annealed
 from zoo.training.augment import check_speed, make_augment
@@ -82,7 +82,6 @@ class Run:
         shards: What has the weights cut over the ranks, where they are.
         step: Steps taken.
         batches: Batches taken from the data.
-        skipped: Updates left out one after the other, up to the last.
         troubles: Why updates were left out, for the session to tell.
         notices: What else it is to tell.
     """
@@ -101,7 +100,6 @@ class Run:
     shards: Shards | None = None
     step: int = 0
     batches: int = 0
-    skipped: int = 0
     troubles: list[str] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
 
@@ -162,7 +160,8 @@ class Run:
     ) -> Numbers:
         """Have a player take its step on a batch, part by part where it is to be accumulated.
 
-        Where there is no memory for a part, parts are made smaller, for the rest of the run.
+        Where there is no memory for a part, parts are made smaller, for the rest of the run. Where other
+        ranks wait for this one in the middle of theirs, the run ends.
 
         Args:
             player: Whose step it is.
@@ -176,16 +175,22 @@ class Run:
         Raises:
             NotFiniteError: Loss or gradient is not finite and the recipe does not skip it; buffers and this
                 side's weights are as before the update.
+            TrainingError: There is no memory, and no smaller parts can be made.
         """
         while True:
-            lacking = None
-            try:
-                loss, numbers = self._collect(player, num, loss_of)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.shards is not None:
-                    raise  # with weights cut over ranks, the others are in the middle of gathering them
-                lacking = error.with_traceback(None)  # which holds on to what filled the memory
-            if not any_rank(lacking is not None):
+            lacking: BaseException | None = None
+            with attempt() as together:
+                try:
+                    loss, numbers = self._collect(player, num, loss_of)
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError, GivenUp) as error:
+                    if not isinstance(error, GivenUp) and not is_out_of_memory(error):
+                        raise
+                    lacking = error.with_traceback(None)  # which holds on to what filled the memory
+            if lacking is not None and self._is_awaited(together):
+                why = "the other ranks wait for this one in the middle of the step"
+                advice = [f"train.accumulate={parts}" for parts in self._more_parts(num)[:1]]
+                raise self._too_large(num, why, *advice) from lacking
+            if not together.is_given_up(lacking is not None):
                 break
             player.forget()
             self.buffers.put_back()
@@ -194,9 +199,9 @@ class Run:
             numbers[norm] = player.update(loss, step=self.step, numbers=numbers)
         except NotFiniteError as error:
             self.buffers.put_back()
-            self.skip(error)
+            self.skip(player, error)
             return numbers
-        self.skipped = 0
+        player.skipped = 0
         return numbers
 
     def _collect(
@@ -216,9 +221,42 @@ class Run:
         return torch.stack(losses).mean(), means
 
     def parts(self, num: int) -> list[tuple[slice, contextlib.AbstractContextManager[None]]]:
-        """Return the parts of a batch of `num` clips here, each with what has to be entered for it."""
-        size, count = num // self.accumulate, self.accumulate
+        """Return the parts of a batch of `num` clips here, each with what has to be entered for it.
+
+        Raises:
+            TrainingError: They cannot be cut alike.
+        """
+        size, rest = divmod(num, self.accumulate)
+        if rest:
+            raise TrainingError(
+                f"{num} clips cannot be cut into {self.accumulate} parts alike: set train.accumulate to a "
+                "number that divides them"
+            )
+        count = self.accumulate
         return [(slice(n * size, (n + 1) * size), micro_batch(n, count)) for n in range(count)]
+
+    def _is_awaited(self, together: Attempt) -> bool:
+        """Whether other ranks are in the middle of what this one has no memory for.
+
+        Those that gather cut weights are, and compiled networks do not say.
+        """
+        among_others = distributed() and (self.shards is not None or self.train.compile)
+        return together.given_up is False or among_others
+
+    def _too_large(self, num: int, why: str, *advice: str) -> TrainingError:
+        """Make the error that there is no memory for a part of `num` clips here, with what to try first."""
+        choices = ", ".join([*advice, "a smaller train.batch_size", "train.activation_checkpointing=true"])
+        return TrainingError(
+            f"step {self.step + 1}: out of memory with {num // self.accumulate} clips at a time, and {why}: "
+            f"set {choices}, or smaller clips"
+        )
+
+    def _more_parts(self, num: int) -> list[int]:
+        """Return in how many more parts `num` clips can be cut, the doubled number of now or more first."""
+        if objective_of_whole_batches(self.train.objective):
+            return []
+        more = [n for n in range(self.accumulate + 1, num + 1) if num % n == 0]
+        return sorted(more, key=lambda n: (n < 2 * self.accumulate, n))
 
     def _take_smaller_parts(self, num: int, lacking: BaseException | None) -> None:
         """Cut batches into more parts.
@@ -226,34 +264,34 @@ class Run:
         Raises:
             TrainingError: There are no smaller ones, or the objective is one of whole batches.
         """
-        before, whole = num // self.accumulate, objective_of_whole_batches(self.train.objective)
-        more = [n for n in range(self.accumulate + 1, num + 1) if num % n == 0]
-        if whole or not more:
+        before, more = num // self.accumulate, self._more_parts(num)
+        if not more:
+            whole = objective_of_whole_batches(self.train.objective)
             why = f"{whole} needs whole batches" if whole else "there are no smaller parts"
-            raise TrainingError(
-                f"step {self.step + 1}: out of memory with {before} clips at a time, and {why}: set a "
-                "smaller train.batch_size, train.activation_checkpointing=true, or smaller clips"
-            ) from lacking
-        doubled = [n for n in more if n >= 2 * self.accumulate]
-        self.accumulate = (doubled or more)[0]
-        gc.collect()  # what a graph that was cut off in the middle keeps in circles
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            raise self._too_large(num, why) from lacking
+        self.accumulate = more[0]
+        self.free_memory()
         self.notices.append(
             f"step {self.step + 1}: out of memory with {before} clips at a time; from here on "
             f"{num // self.accumulate}, {self.accumulate} times a step (train.accumulate)"
         )
 
-    def skip(self, error: NotFiniteError) -> None:
-        """Go on without an update where the recipe says so.
+    def free_memory(self) -> None:
+        """Give back the memory of something that was too large for it."""
+        gc.collect()  # what a graph that was cut off in the middle keeps in circles
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def skip(self, player: Player, error: NotFiniteError) -> None:
+        """Go on without a player's update where the recipe says so.
 
         Raises:
-            NotFiniteError: It does not, or too many were skipped in a row.
+            NotFiniteError: It does not, or too many of this player's were skipped in a row.
         """
-        self.skipped += 1
+        player.skipped += 1
         if self.train.not_finite != "skip":
             raise error
-        if self.skipped > IN_A_ROW:
+        if player.skipped > IN_A_ROW:
             raise NotFiniteError(
                 error.reason, f"{IN_A_ROW} updates in a row were skipped before it, so it stops"
             )

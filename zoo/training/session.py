@@ -17,8 +17,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from zoo.assemblies import Assembly, Autoencoder, Sampler
-from zoo.errors import DataError, TrainingError
+from zoo.errors import TrainingError, ZooError
+from zoo.files import is_full_disk
 from zoo.metrics import Stopped, evaluate
+from zoo.metrics.chosen import ChosenClips, evenly_spaced, read_batches
 from zoo.ranks import any_rank, everywhere, gathered, is_loss_of_rank, on_first, rank, world_size
 from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint import Snapshot, has_checkpoint, load_checkpoint, save_checkpoint
@@ -30,7 +32,7 @@ from zoo.training.loop import training_step
 from zoo.training.player import Numbers
 from zoo.training.records import Journal, Window, card, sweep, write_facts
 from zoo.training.rng import isolated_rng
-from zoo.training.run import Labelled, Run
+from zoo.training.run import Labelled, Run, is_out_of_memory
 from zoo.training.snapshot import restore, take_snapshot
 
 EVAL_CLIPS = 64
@@ -82,6 +84,8 @@ class Session:
         best: The model to evaluate, save and return: of the moving average where there is one. Made ready by
             `save` and `evaluate`.
         interrupted: Whether a signal to any rank ended the training.
+        passed_over: Checkpoints that were passed over when the run went on from an older one; the next save
+            removes them.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Session:
         self.best = run.model
         self.saved_step: int | None = None
         self.interrupted = False
+        self.passed_over: tuple[Path, ...] = ()
         self._furthest = self._rolled_back = 0
 
     def train(self, batches: Callable[[int], Iterator[Labelled]]) -> None:
@@ -131,7 +136,8 @@ class Session:
         """
         run, config, interrupts = self.run, self.run.train, self._interrupts
         self.callbacks.call("on_start", self.folder, self.facts["recipe"], run.step)
-        if config.not_finite == "roll-back" and not has_checkpoint(self.folder / "checkpoint"):
+        # The first rank may have cleared the folder when others see still what was in it.
+        if config.not_finite == "roll-back" and not gathered(has_checkpoint(self.folder / "checkpoint"))[0]:
             self.save()
         clock = Clock(self.facts, batches(run.batches))
         bar = tqdm(
@@ -152,7 +158,8 @@ class Session:
                     continue
                 except Exception as error:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
-                    if interrupts.noted is not None and clock.failed:
+                    # Of several ranks, though, the others are in the middle of this one.
+                    if interrupts.noted is not None and clock.failed and world_size() == 1:
                         self.interrupted = True
                         break
                     if is_loss_of_rank(error):
@@ -206,7 +213,7 @@ class Session:
         batches = run.batches
         snapshot = load_checkpoint(self.folder / "checkpoint")
         restore(run, snapshot)
-        run.batches, self.saved_step = batches, None
+        run.batches, self.saved_step, self.passed_over = batches, None, snapshot.passed_over
         self.window = Window(snapshot.state["window"])
         self.journal.cut(run.step)
         run.troubles.append(f"{error.reason}; back to step {run.step}, and on with the clips that are next")
@@ -241,7 +248,8 @@ class Session:
         on_first(lambda: self._save(snapshot))
 
     def _save(self, snapshot: Snapshot) -> None:
-        save_checkpoint(self.folder / "checkpoint", snapshot, keep=self._keep)
+        save_checkpoint(self.folder / "checkpoint", snapshot, keep=self._keep, passed_over=self.passed_over)
+        self.passed_over = ()
         self.save_model()
         self.write()
         sweep(self.folder)
@@ -294,40 +302,27 @@ class Session:
     def _evaluate(self, num_clips: int | None) -> dict[str, Any] | None:
         self.best.to(self.run.device)
         try:
-            return self._measure(num_clips)
+            with isolated_rng():
+                self._write_samples()
+                result = self._measure(num_clips)
         except Stopped:
             return None
-        except DataError as error:
-            # Unreadable held-out clips say nothing against the model.
-            self.facts["evaluation_error"] = f"at step {self.run.step}: {error}"
+        except Exception as error:
+            if is_full_disk(error):
+                raise
+            # Clips that cannot be read, or no memory to measure in, say nothing against the model.
+            kind = "" if isinstance(error, ZooError) else f"{type(error).__name__}: "
+            self.facts["evaluation_error"] = f"at step {self.run.step}: {kind}{error}"
             self.write()
             if self.progress:
-                print(f"the model could not be measured: {error}", file=sys.stderr)
+                print(f"the model could not be measured: {kind}{error}", file=sys.stderr)
             return None
         finally:
             self.run.model.train()
             if self.run.shards is not None:
                 self.best.cpu()
-
-    def _measure(self, num_clips: int | None) -> dict[str, Any] | None:
-        with isolated_rng():
-            self._write_samples()
-            if self.heldout is None:
-                return None
-            metrics = None
-            if num_clips is not None and isinstance(self.best, Autoencoder):
-                metrics = ("psnr", "ssim", "lpips", "codebook")
-            result = evaluate(
-                self.best,
-                self.heldout,
-                metrics=metrics,
-                batch_size=self.run.train.batch_size,
-                num_clips=num_clips or FINAL_EVAL_CLIPS,
-                num_workers=self._num_workers,
-                seed=self.run.train.seed,
-                progress=self.progress,
-                stop=lambda: self._interrupts.noted is not None,
-            )
+        if result is None:
+            return None
         values: dict[str, float] = dict(result["values"])
         self.facts |= {"evaluation": {"step": self.run.step, **result}, "evaluation_error": None}
         self.journal.add(self.run.step, "eval", values)
@@ -335,12 +330,55 @@ class Session:
         self.callbacks.call("on_eval", self.run.step, values)
         return result
 
+    def _measure(self, num_clips: int | None) -> dict[str, Any] | None:
+        """Measure with as many clips at a time as a step has, and fewer where there is no memory for them."""
+        if self.heldout is None:
+            return None
+        run, metrics = self.run, None
+        if num_clips is not None and isinstance(self.best, Autoencoder):
+            metrics = ("psnr", "ssim", "lpips", "codebook")
+        size = max(1, run.train.batch_size // (world_size() * run.accumulate))
+        while True:
+            try:
+                return evaluate(
+                    self.best,
+                    self.heldout,
+                    metrics=metrics,
+                    batch_size=size,
+                    num_clips=num_clips or FINAL_EVAL_CLIPS,
+                    num_workers=self._num_workers,
+                    seed=run.train.seed,
+                    progress=self.progress,
+                    stop=self._to_stop,
+                )
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+            size //= 2
+            run.free_memory()
+
+    def _to_stop(self) -> bool:
+        return self._interrupts.noted is not None
+
     def _log(self, clock: Clock) -> None:
         numbers = self.window.take()
         numbers["lr"] = self.run.player.lr
         numbers |= clock.numbers()
         self.journal.add(self.run.step, "train", numbers)
         self.callbacks.call("on_log", self.run.step, numbers)
+
+    def _shown_clips(self) -> Tensor:
+        """Read the held-out clips of samples/ as those to measure: by workers, which may die of one."""
+        assert self.heldout is not None
+        chosen = evenly_spaced(len(self.heldout), NUM_SAMPLES)  # type: ignore[arg-type]
+        batches = read_batches(
+            ChosenClips(self.heldout, chosen),
+            batch_size=1,
+            num_workers=self._num_workers,
+            progress=False,
+            stop=self._to_stop,
+        )
+        return torch.cat(list(batches))
 
     @torch.no_grad()
     def _write_samples(self) -> None:
@@ -356,13 +394,11 @@ class Session:
                 return
             clips[f"step-{self.run.step:08d}"] = model.sample(NUM_SAMPLES, seed=self.run.train.seed)
         elif self.heldout is not None:
-            length = len(self.heldout)  # type: ignore[arg-type]
-            num = min(NUM_SAMPLES, length)
-            chosen = [index * length // num for index in range(num)]
-            x_BCTHW = torch.stack([self.heldout[index]["x_CTHW"] for index in chosen]).to(self.run.device)
             assert isinstance(model, Autoencoder)
-            clips["original"] = x_BCTHW
-            clips[f"step-{self.run.step:08d}"] = model.reconstruct(x_BCTHW)
+            clips["original"] = x_BCTHW = self._shown_clips().to(self.run.device)
+            clips[f"step-{self.run.step:08d}"] = torch.cat(
+                [model.reconstruct(x) for x in torch.split(x_BCTHW, 1)]
+            )
         for name, x_BCTHW in clips.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             for index, x_CTHW in enumerate(x_BCTHW.float().clamp(-1, 1).cpu()):

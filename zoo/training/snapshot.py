@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from zoo.errors import TrainingError
-from zoo.ranks import cut_alike, own_share
+from zoo.ranks import cut_alike, own_share, world_size
 from zoo.recipes import Recipe
 from zoo.training.checkpoint import Snapshot, pack, unpack
 from zoo.training.ema import own_tensors
@@ -69,6 +69,7 @@ def take_snapshot(run: Run, **more: Any) -> Snapshot:
         "recipe": run.model.recipe.model_dump(mode="json"),
         "step": run.step,
         "batches": run.batches,
+        "ranks": world_size(),
         "accumulate": run.accumulate,
         "optimizers": optimizer_state,
         "rng": rng_plain,
@@ -101,8 +102,21 @@ def restore(run: Run, snapshot: Snapshot) -> None:
             own_share(tensor).copy_(own_share(cut_alike(tensors["ema"][name], tensor)))
         run.average.updates = state["ema_updates"]
     run.step, run.batches = state["step"], state["batches"]
-    run.accumulate = state.get("accumulate", run.accumulate)
+    run.accumulate = _parts(run, state)
     restore_rng_state(tensors["rng"], state["rng"])
+
+
+def _parts(run: Run, state: Mapping[str, Any]) -> int:
+    """Return in how many parts a rank's share goes on: the run's, or as many more as memory asked for before.
+
+    Those are whole, and no larger than the parts that there was memory for, on however many ranks that was.
+    """
+    before = state.get("accumulate", run.accumulate)
+    if before <= run.accumulate:
+        return run.accumulate
+    own = run.train.batch_size // world_size()
+    size = run.train.batch_size // (state.get("ranks", world_size()) * before)
+    return next(n for n in range(run.accumulate, own + 1) if own % n == 0 and own // n <= size)
 
 
 def refuse_other_recipe(snapshot: Snapshot, recipe: Recipe, *, folder: str) -> None:

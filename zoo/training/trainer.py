@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import errno
 import functools
 import shutil
 import sys
@@ -20,6 +19,7 @@ from zoo.assemblies import ASSEMBLIES, Sampler
 from zoo.building import build, plan, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError
+from zoo.files import is_full_disk
 from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
 from zoo.training.anneal import check_anneal
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
@@ -30,11 +30,11 @@ from zoo.training.health import make_health
 from zoo.training.interrupts import Interrupts
 from zoo.training.objectives import check_objective
 from zoo.training.records import (
-    FACTS,
     Journal,
     Window,
-    clear_run,
+    begin_run,
     describe,
+    is_run,
     refuse_existing_run,
     sweep,
     train_command,
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from zoo.recipes import Recipe
 
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
     """What a run gave.
@@ -63,7 +60,7 @@ class TrainResult:
         history: The lines of metrics.jsonl.
         figures: Measured on held-out clips, by name; empty when there were none, or no time to.
         step: Steps taken.
-        interrupted: Whether Ctrl-C or SIGTERM ended the run; everything is saved.
+        interrupted: Whether Ctrl-C or SIGTERM came before the run was over; everything is saved.
         resume_command: What to type to go on.
     """
 
@@ -135,7 +132,7 @@ def train(
     if keep < 1:
         raise TrainingError(f"keep is {keep}; at least 1 checkpoint stays, the newest")
     try:
-        onto = pick_device(device or own_device())
+        onto = pick_device(own_device(device))
     except DeviceError as error:
         raise TrainingError(str(error)) from error
     with joined(onto, timeout_s):
@@ -157,6 +154,7 @@ def train(
             device=device,
             callbacks=[callbacks] if isinstance(callbacks, str) else list(callbacks),
             fsdp=fsdp,
+            timeout_s=timeout_s,
             onto=onto,
             overrides=overrides,
         )
@@ -178,6 +176,7 @@ def _train(
     device: str | torch.device | None,
     callbacks: list[Any],
     fsdp: bool,
+    timeout_s: float,
     onto: torch.device,
     overrides: Mapping[str, Any],
     command: Callable[..., str] | None = None,
@@ -199,7 +198,7 @@ def _train(
         refuse_fsdp(recipe)
     folder = Path(out) if out is not None else Path("runs") / resolved.name
     needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
-    is_early = needs_tokenizer and (folder / FOLDER).exists() and not (folder / "checkpoint").exists()
+    is_early = needs_tokenizer and (folder / FOLDER).exists() and not has_checkpoint(folder / "checkpoint")
     snapshot = None if resume and is_early else _checkpoint(folder, recipe, resume=resume, force=force)
     command = command or functools.partial(
         train_command,
@@ -214,6 +213,7 @@ def _train(
         device=device,
         callbacks=callbacks,
         fsdp=fsdp,
+        timeout_s=timeout_s,
         overrides=overrides,
     )
     if needs_tokenizer and snapshot is None:
@@ -239,6 +239,7 @@ def _train(
             max_bad=max_bad,
             device=device,
             fsdp=fsdp,
+            timeout_s=timeout_s,
         )
         if first is not None and first.interrupted:
             return dataclasses.replace(first, folder=folder)
@@ -273,7 +274,7 @@ def _train(
             facts=facts,
             heldout=clips.heldout,
             callbacks=watchers,
-            journal=_journal(folder, snapshot),
+            journal=_journal(folder, snapshot, facts),
             window=Window(snapshot.state["window"] if snapshot else None),
             progress=progress,
             skipped=clips.skipped,
@@ -289,9 +290,12 @@ def _train(
             _go_on(session, snapshot)
             snapshot = None  # it is as large as the model and its optimizers
         try:
-            return _run(session, clips, interrupts, watchers)
+            result = _run(session, clips, interrupts, watchers)
         finally:
             watchers.close()
+    # A signal that came after the run looked for one last must not be lost between two stages.
+    late = any_rank(interrupts.noted is not None)
+    return dataclasses.replace(result, interrupted=result.interrupted or late)
 
 
 def _run(
@@ -305,13 +309,15 @@ def _run(
     try:
         session.write()
         session.train(clips.batches)
-        session.note_skipped()
         if not session.interrupted:
-            with contextlib.suppress(KeyboardInterrupt):
+            try:
                 evaluation = session.evaluate()
                 if not any_rank(interrupts.noted is not None):
                     on_first(session.save_model)
                     facts["status"] = "finished"
+            except KeyboardInterrupt:
+                if world_size() > 1:  # the others wait for this rank, and stop when it is gone
+                    raise
         if facts["status"] != "finished":
             facts["status"] = "interrupted"
     except BaseException as error:
@@ -321,11 +327,13 @@ def _run(
             session.write()
         with contextlib.suppress(Exception):
             _report(session)
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        if is_full_disk(error):
+            saved, then = "its last checkpoint is whole", f"go on with:\n  {facts['resume_command']}"
+            if not has_checkpoint(session.folder / "checkpoint"):
+                saved, then = "nothing was saved yet", "start again with --force (force=True in Python)"
             raise TrainingError(
                 f"{error.filename} cannot be written: {error.strerror}. The run ended at step "
-                f"{session.run.step}; its last checkpoint is whole. Free some space, then go on with:\n"
-                f"  {facts['resume_command']}"
+                f"{session.run.step}; {saved}. Free some space, then {then}"
             ) from error
         raise
     on_first(lambda: _close(session))
@@ -345,6 +353,7 @@ def _run(
 
 
 def _close(session: Session) -> None:
+    session.note_skipped()
     session.write()
     _report(session)
 
@@ -361,7 +370,7 @@ def _where_it_stands(folder: Path) -> tuple[bool, bool]:
     """Return whether there is a run to resume, and whether one is there that died before it saved."""
     found = [
         (has_checkpoint(folder / "checkpoint") or has_checkpoint(folder / FOLDER / "checkpoint")),
-        any((folder / run / FACTS).is_file() for run in (".", FOLDER)),
+        is_run(folder),
     ]
     resumes, begun = gathered(found)[0]
     return resumes, begun and not resumes
@@ -386,13 +395,12 @@ def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> S
     return snapshot
 
 
-def _journal(folder: Path, snapshot: Snapshot | None) -> Journal:
+def _journal(folder: Path, snapshot: Snapshot | None, facts: Mapping[str, Any]) -> Journal:
     writes = not rank()
     if snapshot is not None:
         return Journal(folder, upto=snapshot.state["step"], writes=writes)
     if writes:
-        clear_run(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        begin_run(folder, facts)
     return Journal(folder, writes=writes)
 
 
@@ -408,7 +416,7 @@ def _go_on(session: Session, snapshot: Snapshot) -> None:
         )
     if data["heldout"] != facts["data"]["heldout"] and not rank():
         shutil.rmtree(session.folder / "samples" / "original", ignore_errors=True)
-    step = session.run.step
+    step, session.passed_over = session.run.step, snapshot.passed_over
     facts |= {**before, "resumed_at": [*before["resumed_at"], step], "step": step}
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from zoo.ranks import distributed
+from zoo.ranks import everywhere, world_size
 
 _PIECE = 4096
 """Tokens worked on together: 8 MiB a table at 18 bits, in float32."""
@@ -72,9 +71,7 @@ class _BatchEntropy(torch.autograd.Function):
                 mean_Gab.baddbmm_(high_GNa.mT, low_GNb)
         assert mean_Gab is not None, "at least one token"
         mean_Gab /= num_tokens
-        if distributed():
-            dist.all_reduce(mean_Gab)
-            mean_Gab /= dist.get_world_size()
+        mean_Gab = everywhere(mean_Gab) / world_size()
         ctx.save_for_backward(logits_NGg, mean_Gab)
         return torch.special.entr(mean_Gab).sum()
 
