@@ -144,7 +144,7 @@ class ZipFile(TorchFile):
         self._size = file.seek(0, io.SEEK_END)
         self._spent = 0
         try:
-            records = zipfile.ZipFile(_ShortReads(file)).infolist()  # type: ignore[call-overload]
+            records = zipfile.ZipFile(_ShortReads(file)).infolist()
         except WeightsError:
             raise
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
