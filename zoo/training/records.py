@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
+from zoo import plain_json
 from zoo.discovery import DISTRIBUTION
-from zoo.errors import OutputExistsError, RecipeError
+from zoo.errors import OutputExistsError, RecipeError, TrainingError
 from zoo.files import named, new_file, remove_leftovers
 from zoo.recipe_files import parse_yaml
 
 METRICS = "metrics.jsonl"
 FACTS = "run.json"
+MAX_FACTS_BYTES = 64 << 20
 _OURS = ("checkpoint", "model", "samples", "tensorboard", METRICS, FACTS, "report.html")
 
 
@@ -46,6 +48,22 @@ def refuse_existing_run(folder: Path, *, force: bool) -> None:
         )
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse a run's folder in which a link leads out of it: a run writes there, and removes what is old.
+
+    Raises:
+        TrainingError: Names the link.
+    """
+    inside = folder.resolve()
+    for pattern in ("checkpoint*", "model", "samples", "samples/*", "tokenizer"):
+        for path in folder.glob(pattern):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise TrainingError(
+                    f"{path} is a link to {os.readlink(path)!r}, out of the run's folder; put there what it "
+                    "leads to, or remove it"
+                )
+
+
 def clear_run(folder: Path) -> None:
     """Remove what a run wrote, and nothing else, from its folder."""
     for path in [*(folder / name for name in _OURS), *folder.glob("checkpoint-*[0-9]")]:
@@ -60,7 +78,8 @@ def sweep(folder: Path) -> None:
     for name in ("model", METRICS, FACTS, "report.html"):
         remove_leftovers(folder / name)
     for leftover in (folder / "samples").glob("*/.*.tmp-*"):
-        leftover.unlink(missing_ok=True)
+        if not leftover.parent.is_symlink() and not leftover.parent.parent.is_symlink():
+            leftover.unlink(missing_ok=True)
 
 
 class Journal:
@@ -79,15 +98,17 @@ class Journal:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Everything in the file."""
+        """Everything in the file, but for lines that are damaged."""
         lines: list[dict[str, Any]] = []
         if self._path.is_file():
-            with self._path.open(encoding="utf-8") as file:
-                for text in file:
-                    try:
-                        lines.append(json.loads(text))
-                    except json.JSONDecodeError:
+            with self._path.open("rb") as file:
+                for data in file:
+                    if not data.endswith(b"\n"):
                         break  # cut short when the process was killed
+                    with contextlib.suppress(ValueError):
+                        line = plain_json.forgiving(data)
+                        if isinstance(line, dict) and type(line.get("step")) is int:
+                            lines.append(line)
         return lines
 
     def cut(self, step: int) -> None:
