@@ -269,6 +269,10 @@ def test_names_that_are_no_names_are_refused_and_written_out(tmp_path: Path) -> 
     assert "\x1b" not in str(found)
     assert ["quantizer", "good:good", "dist-\\x1b[2J"] in found["parts"]
     assert any("lower-case letters" in error for _, _, _, error in found["problems"])
+    code = "from click.testing import CliRunner; from zoo.cli.group import cli; {}"
+    told = run(code.format("print(CliRunner().invoke(cli, ['doctor']).output)"), tmp_path)
+    assert "\x1b" not in told
+    assert "PROBLEM Evil\\x1b[2J" in told
 
 
 def test_a_plugin_of_thousands_of_parts_is_listed_at_once() -> None:
