@@ -11,7 +11,7 @@ import torch
 from tiny import TINY
 
 import zoo
-from zoo.building import plan
+from zoo.building import plan, resolve_recipe
 from zoo.discovery import catalogue
 from zoo.errors import PortError, RecipeError, UnknownNameError, ZooError
 
@@ -109,6 +109,11 @@ def test_an_error_names_the_line_of_the_recipe(tmp_path: Path) -> None:
         zoo.build(path)
     with pytest.raises(PortError, match=r"^mine.yaml:6: "):
         zoo.build(str(path))
+
+
+def test_a_recipe_of_no_file_extends_nothing_unknown() -> None:
+    with pytest.raises(RecipeError, match=r"^extends 'nothing', which is not known"):
+        resolve_recipe({"extends": "nothing", "summary": "s"})
 
 
 def test_plans_allocate_nothing_and_know_who_provides() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import zoo
-from zoo.discovery import catalogue
+from zoo.converters import Converter
+from zoo.discovery import Catalogue, Plugin, _add_part, catalogue
 from zoo.errors import PluginError, UnknownNameError
 from zoo.parts import PartSpec
 
@@ -81,6 +82,11 @@ def install(folder: Path, plugin: str, code: str, *, distribution: str | None = 
     (info / "entry_points.txt").write_text(f"[zoo]\n{plugin} = {module}\n")
 
 
+def path_with(folder: Path) -> str:
+    """Return where a new interpreter looks for modules: in a folder, and then where this one was told to."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
 def discover(folder: Path, **environment: str) -> dict[str, Any]:
     """Run discovery in a new interpreter that sees the plugins of a folder."""
     code = (
@@ -96,7 +102,7 @@ def run(code: str, folder: Path, **environment: str) -> str:
     """Run code in a new interpreter that sees the plugins of a folder."""
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        env={**os.environ, "PYTHONPATH": path_with(folder), **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -185,6 +191,8 @@ def test_listing_matches_patterns() -> None:
         ({"name": "Upper Case"}, "lower-case"),
         ({"target": "os.system"}, "package.module:Class"),
         ({"summary": " "}, "no summary"),
+        ({"name": type("Odd", (str,), {})("x")}, "lower-case"),
+        ({"requires": ("a\x1b[2J",)}, "names of distributions"),
         ({"example": [1]}, "mapping"),
     ],
 )
@@ -192,6 +200,96 @@ def test_specs_are_checked(change: dict[str, Any], words: str) -> None:
     fields = {"kind": "quantizer", "name": "x", "target": "a:B", "summary": "One.", **change}
     with pytest.raises(PluginError, match=words):
         PartSpec(**fields)
+
+
+def test_texts_of_converters_are_checked() -> None:
+    fields = {"name": "x", "target": "a:b", "recipes": ("r",), "summary": "One.", "source": "There."}
+    for name in ("summary", "source"):
+        with pytest.raises(PluginError, match=f"{name} of converter 'x'"):
+            Converter(**{**fields, name: "\x1b[2J"})
+    with pytest.raises(PluginError, match="recipes must be"):
+        Converter(**{**fields, "recipes": ("\x1b[2J",)})
+
+
+OFFERS = """
+from zoo.hookspecs import hookimpl
+from zoo.parts import PartSpec
+@hookimpl
+def zoo_parts(api_version):
+    return []
+"""
+HOSTILE = {
+    "prints-last": "import atexit; atexit.register(print, 'owned')",
+    "encodes": "import sys; sys.__stdout__.reconfigure(encoding='utf-16')",
+    "silences": "import click; click.echo = click.utils.echo = lambda *a, **k: None",
+    "goes-on": "import threading as t, time; t.Thread(target=time.sleep, args=(600,), daemon=False).start()",
+}
+
+
+def test_a_list_in_json_is_whole_and_ends_whatever_a_manifest_did(tmp_path: Path) -> None:
+    for name, code in HOSTILE.items():
+        install(tmp_path, name, code + OFFERS)
+    lazy = """
+class Lazy(PartSpec):
+    told = 0
+    def __getattribute__(self, name):
+        if name == "summary":
+            Lazy.told += 1
+            if Lazy.told > 4:
+                raise RuntimeError("boo")
+        return super().__getattribute__(name)
+@hookimpl
+def zoo_parts():
+    return [Lazy("quantizer", "lazy", "a:B", "A part.")]
+"""
+    install(tmp_path, "lazy", OFFERS.partition("@")[0] + lazy)
+    listed = subprocess.run(
+        [sys.executable, "-m", "zoo", "list", "--json"],
+        env={
+            **os.environ,
+            "PYTHONPATH": path_with(tmp_path),
+            "ZOO_IMPORT_TIMEOUT_S": "20",
+        },
+        capture_output=True,
+        timeout=300,
+    )
+    assert listed.returncode == 0, listed.stderr
+    found = json.loads(listed.stdout.decode("utf-8"))
+    assert "lazy" in [part["name"] for part in found["parts"]]
+    assert any("silences" in problem and "click.echo" in problem for problem in found["problems"])
+
+
+def test_names_that_are_no_names_are_refused_and_written_out(tmp_path: Path) -> None:
+    install(tmp_path, "good", GOOD)
+    info = next(tmp_path.glob("*.dist-info"))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-\x1b[2J\nVersion: 1.0\x1b[2J\n")
+    with (info / "entry_points.txt").open("a") as file:
+        file.write("Evil\x1b[2J = no_such_module\n")
+    found = discover(tmp_path)
+    assert "\x1b" not in str(found)
+    assert ["quantizer", "good:good", "dist-\\x1b[2J"] in found["parts"]
+    assert any("lower-case letters" in error for _, _, _, error in found["problems"])
+    code = "from click.testing import CliRunner; from zoo.cli.group import cli; {}"
+    told = run(code.format("print(CliRunner().invoke(cli, ['doctor']).output)"), tmp_path)
+    assert "\x1b" not in told
+    assert "PROBLEM Evil\\x1b[2J" in told
+
+
+def test_a_plugin_of_thousands_of_parts_is_listed_at_once() -> None:
+    found, plugin = Catalogue(), Plugin("many", "dist", "1", "m", ours=False)
+    specs = [PartSpec("quantizer", f"x{i}", "a:B", "A part.") for i in range(5_000)]
+    begun = time.process_time()
+    for spec in [*specs, *specs]:
+        _add_part(found, plugin, spec)
+    assert len(found.parts) == 5_000
+    assert time.process_time() - begun < 5
+
+
+def test_a_limit_on_time_that_is_no_number_is_told(tmp_path: Path) -> None:
+    code = "import zoo.discovery as d\ntry: d.catalogue()\nexcept d.PluginError as e: print(e)"
+    for value in ("abc", "nan", "-1"):
+        told = run(code, tmp_path, ZOO_IMPORT_TIMEOUT_S=value)
+        assert f"ZOO_IMPORT_TIMEOUT_S is {value!r}; it must be a number of seconds" in told
 
 
 def test_discovery_grows_little_with_each_plugin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copyreg
 import io
 import os
@@ -10,6 +11,8 @@ import pickle
 import random
 import struct
 import sys
+import time
+import tracemalloc
 import types
 import warnings
 import zipfile
@@ -25,6 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.converting import read_file
+from zoo.converting.pickles import read_pickle
+from zoo.converting.torch_files import Rebuilder, storage_ref
 from zoo.errors import WeightsError
 
 
@@ -325,6 +330,43 @@ def test_pickle_bombs_are_refused(data: bytes, says: str, tmp_path: Path) -> Non
         read_file(zip_of(data, tmp_path / "w.pt"))
 
 
+def repeated(value: bytes, call: bytes, times: int = 20_000) -> bytes:
+    """A pickle that calls something with one and the same value again and again."""
+    return b"\x80\x02" + value + b"q\x000" + call + b"q\x010](" + b"h\x01h\x00R" * times + b"e."
+
+
+NUMBERS = b"](" + b"K\x01" * 60_000 + b"e\x85"
+PAIRS = b"](" + b"".join(b"M" + struct.pack("<H", i) + b"N\x86" for i in range(60_000)) + b"e\x85"
+TYPED = b"(ccollections\nOrderedDict\nN" + PAIRS + b"Nt"
+
+
+@pytest.mark.parametrize(
+    ("value", "call"),
+    [
+        (NUMBERS, b"ctorch\nSize\n"),
+        (PAIRS, b"ccollections\nOrderedDict\n"),
+        (TYPED, b"ctorch._tensor\n_rebuild_from_type_v2\n"),
+        (b"(" + b"K\x01" * 60_000 + b"t", b"cos\nsystem\n"),
+    ],
+    ids=["sizes", "dictionaries", "dictionaries within", "arguments"],
+)
+def test_a_small_pickle_cannot_have_one_long_list_copied_again_and_again(value: bytes, call: bytes) -> None:
+    stream, begun = io.BytesIO(repeated(value, call)), time.process_time()
+    tracemalloc.start()
+    with contextlib.suppress(WeightsError):
+        read_pickle(stream, call=Rebuilder(), persistent=storage_ref)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 << 20
+    assert time.process_time() - begun < 20
+
+
+def test_a_checkpoint_of_thousands_of_tensors_is_read(tmp_path: Path) -> None:
+    state = {f"layer.{i}.weight": torch.ones(1) for i in range(6_000)}
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    assert len(read_file(tmp_path / "w.pt").tensors) == 6_000
+
+
 def saved(tmp_path: Path) -> tuple[Path, bytes]:
     torch.save({"a": torch.arange(1000.0), "b": torch.arange(500.0)}, tmp_path / "w.pt")
     return tmp_path / "w.pt", (tmp_path / "w.pt").read_bytes()
@@ -362,6 +404,10 @@ def test_zip_tricks_are_refused(tmp_path: Path) -> None:
         archive.writestr("a/data.pkl", b"")
         archive.writestr("b/data.pkl", b"")
     refused("2 records")
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(70_000):
+            archive.writestr(f"{number:0100}", b"")
+    refused("list of records has .* bytes")
     # Two records that share their bytes: more would be read than the file has.
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         places = {info.filename: info.header_offset for info in archive.infolist()}

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from zoo.errors import PluginError
-from zoo.parts import NAME, TARGET, import_target
+from zoo.parts import NAME, TARGET, import_target, is_line
 
 _ARGUMENT = re.compile(r"[a-z_]+\.[a-z_0-9]+")
 
@@ -41,22 +41,25 @@ class Converter:
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+        if type(self.name) is not str or not NAME.fullmatch(self.name):
             raise PluginError(
                 f"converter name is {self.name!r}; use lower-case letters and digits joined by - _ or ."
             )
-        if not isinstance(self.target, str) or not TARGET.fullmatch(self.target):
+        if type(self.target) is not str or not TARGET.fullmatch(self.target):
             raise PluginError(
                 f"target of converter {self.name!r} is {self.target!r}; "
                 "it must look like 'package.module:function'"
             )
-        if isinstance(self.recipes, str) or not self.recipes:
+        if isinstance(self.recipes, str) or not self.recipes or not all(map(is_line, self.recipes)):
             raise PluginError(f"converter {self.name!r}: recipes must be a list of names or patterns")
         for field in ("summary", "source"):
-            if not isinstance(getattr(self, field), str) or not getattr(self, field).strip():
-                raise PluginError(f"converter {self.name!r} has no {field}")
+            text = getattr(self, field)
+            if not is_line(text) or not text.strip():
+                raise PluginError(
+                    f"{field} of converter {self.name!r} is missing or not one line of at most 500 letters"
+                )
         for argument, path in dict(self.arguments).items():
-            if not isinstance(path, str) or not _ARGUMENT.fullmatch(path):
+            if not is_line(argument) or type(path) is not str or not _ARGUMENT.fullmatch(path):
                 raise PluginError(
                     f"converter {self.name!r}: argument {argument!r} comes from {path!r}; "
                     "it must look like 'encoder.stride'"

@@ -7,6 +7,7 @@ the first instead. ``ZOO_DISABLE=a,b`` leaves plugins out, ``ZOO_PLUGINS=a,b`` k
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import difflib
@@ -29,7 +30,7 @@ from zoo.converters import Converter, OfferedConverter
 from zoo.errors import PluginError, UnknownNameError, ZooError, plain
 from zoo.foreign_code import Clock, LateError, within_time
 from zoo.global_state import kept, own_stdout, stdout_to_stderr
-from zoo.parts import KINDS, Kind, Part, PartSpec
+from zoo.parts import KINDS, NAME, Kind, Part, PartSpec
 
 if TYPE_CHECKING:
     from zoo.recipe_files import RecipeSource
@@ -86,6 +87,7 @@ class Catalogue:
         self.recipes: dict[str, RecipeSource] = {}
         self.converters: list[OfferedConverter] = []
         self.problems: list[Problem] = []
+        self._known: dict[tuple[str, str], Part] = {}
         self._late: list[_Late] = []
         self.manager = pluggy.PluginManager("zoo")
         self.manager.add_hookspecs(hookspecs)
@@ -176,7 +178,7 @@ class Catalogue:
             for impl in getattr(self.manager.hook, hook).get_hookimpls():
                 if impl.plugin is manifest:
                     made = impl.function(**{name: arguments[name] for name in impl.argnames})
-                    found.extend(_sequence(made, hook, of))
+                    found.extend(map(_own, _sequence(made, hook, of)))
 
         with isolated(self, plugin, hook):
             if plugin.ours:
@@ -207,7 +209,7 @@ def catalogue() -> Catalogue:
     for entry, distribution, version in _entry_points(result):
         if entry.name not in disabled and (not allowed or entry.name in allowed):
             ours = _same(distribution, DISTRIBUTION)
-            _add(result, Plugin(entry.name, distribution, version, entry.value, ours), entry)
+            _add(result, Plugin(plain(entry.name), distribution, version, plain(entry.value), ours), entry)
     own_stdout()
     return result
 
@@ -229,8 +231,8 @@ def list_parts(kind: Kind | None = None) -> list[str]:
     if kind is not None and kind not in KINDS:
         raise UnknownNameError(f"there is no kind of part {kind!r}; kinds are: {', '.join(KINDS)}")
     parts = [p for p in catalogue().parts if kind in (None, p.kind)]
-    names = [(p.kind, p.name) for p in parts]
-    return sorted({p.name if names.count((p.kind, p.name)) == 1 else p.full_name for p in parts})
+    names = collections.Counter((p.kind, p.name) for p in parts)
+    return sorted({p.name if names[p.kind, p.name] == 1 else p.full_name for p in parts})
 
 
 def _names(variable: str) -> set[str]:
@@ -257,7 +259,7 @@ def _entry_points(result: Catalogue) -> list[tuple[importlib.metadata.EntryPoint
         with contextlib.suppress(Exception):  # what is not told is unknown
             if entry.dist is not None:
                 distribution, version = str(entry.dist.name), str(entry.dist.version)
-        found.append((entry, distribution, version))
+        found.append((entry, plain(distribution), plain(version)))
     return sorted(found, key=lambda item: (not _same(item[1], DISTRIBUTION), item[1], item[0].name))
 
 
@@ -271,6 +273,8 @@ def _add(result: Catalogue, plugin: Plugin, entry: importlib.metadata.EntryPoint
         return
     manifest = None
     with isolated(result, plugin, "import"):
+        if not NAME.fullmatch(plugin.name):
+            raise PluginError("use lower-case letters and digits joined by - _ or . as the plugin's name")
         if plugin.ours:
             manifest = entry.load()
         else:
@@ -345,20 +349,27 @@ def _sequence(offered: Any, hook: str, of: str) -> Sequence[Any]:
     return listed
 
 
+def _own(offer: Any) -> Any:
+    """Return a part or converter as an object of our class, whose fields run no code of the plugin's."""
+    cls = next((cls for cls in (PartSpec, Converter) if isinstance(offer, cls)), None)
+    if cls is None:
+        return offer
+    return cls(**{field.name: getattr(offer, field.name) for field in dataclasses.fields(cls)})
+
+
 def _add_part(result: Catalogue, plugin: Plugin, spec: Any) -> None:
     with isolated(result, plugin, "zoo_parts"):
         if not isinstance(spec, PartSpec):
             raise PluginError(f"zoo_parts returned a {type(spec).__name__}; it must return PartSpec objects")
         part = Part(spec, plugin.name, plugin.distribution, plugin.version)
-        for other in result.parts:
-            if (other.kind, other.full_name) == (part.kind, part.full_name):
-                if other.spec != spec:
-                    raise PluginError(
-                        f"{part.kind} {part.name!r} is offered twice and differently: by "
-                        f"{other.distribution} ({other.spec.target}) and {part.distribution} ({spec.target})"
-                    )
-                return
-        result.parts.append(part)
+        other = result._known.setdefault((part.kind, part.full_name), part)
+        if other is part:
+            result.parts.append(part)
+        elif other.spec != spec:
+            raise PluginError(
+                f"{part.kind} {part.name!r} is offered twice and differently: by "
+                f"{other.distribution} ({other.spec.target}) and {part.distribution} ({spec.target})"
+            )
 
 
 def _add_converter(result: Catalogue, plugin: Plugin, spec: Any) -> None:
@@ -409,7 +420,11 @@ def first_words(error: BaseException) -> str:
 
 
 def _import_timeout_s() -> float:
-    return float(os.environ.get("ZOO_IMPORT_TIMEOUT_S", IMPORT_TIMEOUT_S))
+    told = os.environ.get("ZOO_IMPORT_TIMEOUT_S", str(IMPORT_TIMEOUT_S))
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(told)) <= threading.TIMEOUT_MAX:
+            return seconds
+    raise PluginError(f"ZOO_IMPORT_TIMEOUT_S is {told!r}; it must be a number of seconds, such as 5")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import io
-import json
 import logging
 import os
 import random
@@ -17,7 +15,12 @@ from typing import Any, TextIO
 
 FOREIGN = "zoo-plugin-"
 """How the names of threads begin that run code of plugins."""
-_PATCHED = (builtins, os, sys, json, io, threading)
+_PATCHED = (
+    *("builtins", "os", "sys", "json", "io", "threading"),
+    *("click", "click.core", "click.utils", "pluggy"),
+)
+_RAN: list[bool] = []
+"""Not empty once code of strangers was imported."""
 _CHANGING = {"sys.last_type", "sys.last_value", "sys.last_traceback", "sys.last_exc", "builtins._"}
 _PLACES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the working directory": (os.getcwd, os.chdir),
@@ -62,7 +65,8 @@ def kept() -> Iterator[list[str]]:
     """
     before = {name: get() for name, (get, _) in _PLACES.items()}
     loaded = dict(sys.modules)
-    inside = [(module, dict(vars(module))) for module in _PATCHED]
+    inside = [(sys.modules[name], dict(vars(sys.modules[name]))) for name in _PATCHED if name in sys.modules]
+    _RAN.append(True)
     changed: list[str] = []
     try:
         yield changed
@@ -127,6 +131,20 @@ class OwnStdout(io.TextIOBase):
         if name in ("write", "_stream", "__class__", "writelines"):
             return super().__getattribute__(name)
         return getattr(super().__getattribute__("_stream"), name)
+
+
+def leave(code: int) -> None:
+    """End the process with a code where code of strangers was imported; do nothing elsewhere.
+
+    Neither their threads nor what they left to be done at the end can hold it up, or write after our output.
+    """
+    if _RAN:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):  # full, or closed
+                code = code or 1
+        os._exit(code)
 
 
 def own_stdout() -> None:

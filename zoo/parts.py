@@ -21,6 +21,11 @@ NAME = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 TARGET = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
+def is_line(text: Any) -> bool:
+    """Whether it is a text of one line that can be shown as it is."""
+    return type(text) is str and text.isprintable() and len(text) <= 500
+
+
 def import_target(target: str) -> Any:
     """Import what ``package.module:name`` names."""
     module_name, _, name = target.partition(":")
@@ -52,13 +57,13 @@ class PartSpec:
     requires: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if type(self.kind) is not str or self.kind not in KINDS:
             raise PluginError(f"part kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+        if type(self.name) is not str or not NAME.fullmatch(self.name):
             raise PluginError(
                 f"part name is {self.name!r}; use lower-case letters and digits joined by - _ or ."
             )
-        if not isinstance(self.target, str) or not TARGET.fullmatch(self.target):
+        if type(self.target) is not str or not TARGET.fullmatch(self.target):
             raise PluginError(
                 f"target of {self.kind} {self.name!r} is {self.target!r}; "
                 "it must look like 'package.module:Class'"
@@ -67,7 +72,7 @@ class PartSpec:
             raise PluginError(f"{self.kind} {self.name!r} has no summary")
         for field in ("summary", "paper", "license"):
             text = getattr(self, field)
-            if text is not None and not (type(text) is str and text.isprintable() and len(text) <= 500):
+            if text is not None and not is_line(text):
                 raise PluginError(
                     f"{field} of {self.kind} {self.name!r} must be one line of at most 500 letters"
                 )
@@ -75,6 +80,8 @@ class PartSpec:
             raise PluginError(f"example of {self.kind} {self.name!r} must be a mapping of options")
         object.__setattr__(self, "example", MappingProxyType(dict(self.example)))
         object.__setattr__(self, "requires", tuple(self.requires))
+        if not all(map(is_line, self.requires)):
+            raise PluginError(f"requires of {self.kind} {self.name!r} must be names of distributions")
 
 
 @dataclasses.dataclass(frozen=True)

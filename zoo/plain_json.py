@@ -29,12 +29,28 @@ def loads(data: bytes) -> Any:
     return value
 
 
+def forgiving(data: bytes) -> Any:
+    """Parse JSON that runs of ours wrote and anything may have happened to since.
+
+    Numbers that are not finite and half characters stay, an integer of more than 19 digits becomes a float.
+
+    Raises:
+        ValueError: Not JSON, or values are nested more than `MAX_DEPTH` deep.
+    """
+    try:
+        value = json.loads(data.decode("utf-8", errors="replace"), parse_int=_number)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
+    _check_depth(value)
+    return value
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:100]!r} stands twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name[:100]!r} stands twice")
+        found[name] = value
     return found
 
 
@@ -46,6 +62,10 @@ def _integer(digits: str) -> int:
     if len(digits) > 20 or digits == "-0":
         raise ValueError(f"the number {digits[:24]} is too large, or no integer")
     return int(digits)
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def _finite(digits: str) -> float:

@@ -138,16 +138,12 @@ def _inherited(source: RecipeSource, parents: Mapping[str, RecipeSource]) -> tup
     """Merge a recipe into those that it extends."""
     chain = [source]
     while (parent := chain[-1].data.get("extends")) is not None:
+        place = f"{where}: " if (where := chain[-1].where(("extends",))) else ""
         if not isinstance(parent, str) or parent not in parents:
-            raise RecipeError(
-                f"{chain[-1].where(('extends',))}: extends {parent!r}, which is not known"
-                f"{_closest(parent, parents)}"
-            )
+            raise RecipeError(f"{place}extends {parent!r}, which is not known{_closest(parent, parents)}")
         if any(parent == s.name for s in chain) or len(chain) > MAX_EXTENDS:
             names = " -> ".join([*(s.name for s in chain), parent])
-            raise RecipeError(
-                f"{chain[-1].where(('extends',))}: extends goes in a circle or too deep: {names}"
-            )
+            raise RecipeError(f"{place}extends goes in a circle or too deep: {names}")
         chain.append(parents[parent])
     data: dict[str, Any] = {}
     lines: Lines = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,51 @@ def test_eval_writes_what_compare_puts_side_by_side_or_refuses(
     assert json.loads(same.stdout)["fvd"][0][0]["value"] == 100.5
     assert "100.5  (90 to 110)" in run_zoo("compare", a).stdout
     assert run_zoo("compare", clip).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("[" * 100_000, "nested more than"),
+        ('{"values": {"fvd": ' + "9" * 400 + '}, "protocols": {"fvd": {}}}', "too large"),
+        ('{"values": {"fvd": NaN}, "protocols": {"fvd": {}}}', "NaN is no number"),
+        ('{"values": {"fvd": "1\\u001b[2J"}, "protocols": {"fvd": {}}}', "the value of fvd"),
+        ('{"values": {"fvd": [1]}, "protocols": {"fvd": {}}}', "the value of fvd"),
+        ('{"values": {"fvd": 1}, "protocols": {"fvd": [1]}}', "the protocol of fvd"),
+        ('{"values": {"fvd": 1}, "protocols": {"fvd": {}}, "intervals": [1]}', "the interval of fvd"),
+        ('{"values": {"fvd": 1}, "protocols": {"fvd": {}}, "intervals": {"fvd": "abc"}}', "the interval"),
+        (
+            '{"values": {"fvd": 1}, "protocols": {"fvd": {}}, "intervals": {"fvd": {"low": 1}}}',
+            "the interval",
+        ),
+    ],
+)
+def test_compare_refuses_what_eval_does_not_write(
+    run_zoo: Zoo, tmp_path: Path, document: str, says: str
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(document)
+    refused = run_zoo("compare", path)
+    assert refused.exit_code == 1
+    assert says in refused.stderr
+    assert "\x1b" not in refused.stderr
+
+
+def test_compare_writes_nothing_to_a_terminal_but_text(run_zoo: Zoo, tmp_path: Path) -> None:
+    name = "\x1b]0;owned\x07"
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps({"values": {name: 1.0}, "protocols": {name: {name: name}}}))
+    found = run_zoo("compare", path)
+    assert found.exit_code == 0
+    assert "\x1b" not in found.output
+    assert found.output.count("owned") == 2
+
+
+def test_a_file_name_that_is_no_utf_8_stays_valid_json(run_zoo: Zoo, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.json")
+    path.write_text(json.dumps({"values": {"fvd": 1.0}, "protocols": {"fvd": {}}}))
+    found = json.loads(run_zoo("compare", path, "--json").stdout_bytes.decode("utf-8"))
+    assert found["fvd"][0][0]["document"] == str(path)
 
 
 def test_fvd_without_weights_says_what_to_type(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import itertools
 import os
@@ -21,7 +22,7 @@ from counting import write_counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.data import ClipDataset, ClipStream, check_data, demo_clips, make_loader, open_clips
+from zoo.data import ClipDataset, ClipStream, check_data, demo_clips, make_loader, moving_mnist, open_clips
 from zoo.data.check import _check_one
 from zoo.data.clips import Source
 from zoo.data.folders import _fraction, find_files, hold_out
@@ -356,6 +357,26 @@ def test_moving_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_clips("moving-mnist", clip=clip)
     with pytest.raises(DataError, match="holds no digits"):
         open_clips(f"moving-mnist:{__file__}", clip=clip)
+
+
+def test_digits_that_are_damaged_or_unfold_to_any_size_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving_mnist, "_MAX_BYTES", 1 << 16)
+    head = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (100, 28, 28))
+    whole = gzip.compress(head + np.random.default_rng(0).bytes(100 * 28 * 28))
+    files = {
+        "too large": gzip.compress(bytes(1 << 20)),
+        "damaged": whole[:100] + bytes(100) + whole[200:],
+        "no arrays": b"",
+    }
+    with zipfile.ZipFile(tmp_path / "no arrays", "w") as archive:
+        archive.writestr("images", b"no array")
+    files["no arrays"] = (tmp_path / "no arrays").read_bytes()
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match="holds no digits"):
+            moving_mnist.load_digits(tmp_path / name)
 
 
 def test_errors_say_what_was_asked_and_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

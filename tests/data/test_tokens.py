@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tiny import TINY
 
 import zoo
@@ -249,6 +250,20 @@ def test_windows_begin_where_they_may(
             assert not crossed
     if starts == "any" and window is None:
         assert allowed == list(range(there - wanted + 1))
+
+
+@pytest.mark.parametrize("stride", [0, -1])
+def test_a_stride_below_1_is_no_stride(stride: int) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        TokenizerFacts(
+            name="",
+            fingerprint="",
+            codebook_size=2,
+            num_codebooks=1,
+            stride=[1, stride, 8],
+            lead_frame=False,
+            window=None,
+        )
 
 
 @pytest.mark.parametrize("every", [1, 2])

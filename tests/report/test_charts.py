@@ -33,7 +33,7 @@ def inside(svg: str) -> ElementTree.Element:
 @given(values=st.lists(ANY, max_size=150), dots=st.booleans(), log=st.booleans())
 def test_any_numbers_give_a_chart_inside_its_frame(values: list[float], dots: bool, log: bool) -> None:
     svg = line_chart(list(enumerate(values, 1)), x_label="step", y_label="<loss> & co", dots=dots, log=log)
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in values if abs(value) <= 1e100]
     if not finite:
         assert svg == ""
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -246,6 +247,52 @@ def test_a_run_that_is_over_tells_the_step_it_saved(tmp_path: Path, status: str,
     assert f"{expected} steps" in page.text
     _, page = read(write_run(tmp_path / "late", facts={"status": status, "step": 61}))
     assert f"{status}, step 61 of 60" in page.text
+
+
+BIG = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("facts", "metrics"),
+    [
+        ("[" * 100_000, "{}"),
+        ("{}", "[" * 100_000),
+        ('{"recipe": ' + '{"a": ' * 600 + "1" + "}" * 601, ""),
+        (f'{{"step": {BIG}, "steps": {BIG}, "seconds": {BIG}}}', f'{{"step": {BIG}, "loss": 1}}'),
+        ("{}", f'{{"step": 1, "loss": {BIG}}}'),
+        (
+            '{"step": 1e308, "steps": 1e308}',
+            '{"step": 1e308, "loss": 1e308}\n{"step": 1.7e308, "loss": -1e308}',
+        ),
+        ("{}", '{"step": -1.7e308, "loss": 1}\n{"step": 1.7e308, "loss": 5}'),
+        ("{}", '{"step": 1, "loss": 5e-324}\n{"step": 2, "loss": 1e308}\n{"step": 3, "loss": 1e-300}'),
+        ("{}", '{"step": 5e-324, "r1": 5e-324}\n{"step": 1e-323, "r1": 1e-323}'),
+        (f'{{"evaluation": {{"values": {{"psnr_db": {BIG}}}}}}}', ""),
+        ('{"skipped": [["\\udcff.mp4", "no video"]], "name": "\\ud800"}', '{"step": 1, "\\ud800": 1}'),
+        *(
+            (f'{{"evaluation": {{"codebook": {{"histogram": {histogram}}}}}}}', "")
+            for histogram in ('[["a"]]', "[[1, null]]", "[[1, 2], [1]]", "[[true, [1]]]", "[]", f"[[{BIG}]]")
+        ),
+    ],
+)
+def test_whatever_numbers_and_texts_a_run_left_there_is_a_page(
+    tmp_path: Path, facts: str, metrics: str
+) -> None:
+    (tmp_path / "run.json").write_text(facts)
+    (tmp_path / "metrics.jsonl").write_text(metrics)
+    read(tmp_path)
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "lines")
+    (tmp_path / "lines").write_text('{"step": 1, "loss": 1}\n')
+    _, page = read(tmp_path)
+    assert "run.json cannot be read: it is no regular file" in page.text
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "run.json").symlink_to("/dev/zero")
+    _, page = read(tmp_path)
+    assert "run.json cannot be read: it is no regular file" in page.text
 
 
 def test_what_was_skipped_is_told_when_it_is_known_only(tmp_path: Path) -> None:

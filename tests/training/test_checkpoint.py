@@ -29,6 +29,8 @@ from zoo.training.checkpoint import (
     save_checkpoint,
     unpack,
 )
+from zoo.training.records import Journal, refuse_links, sweep
+from zoo.training.session import carried
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 TREES = st.recursive(
@@ -68,7 +70,7 @@ def test_pack_takes_an_optimizer_state_apart_and_puts_it_together(tmp_path: Path
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     plain, tensors = pack(optimizer.state_dict())
-    save_checkpoint(tmp_path / "c", Snapshot({"optimizers": tensors}, {"optimizers": plain}))
+    save_checkpoint(tmp_path / "c", Snapshot({"optimizers": tensors}, {"step": 1, "optimizers": plain}))
     read = load_checkpoint(tmp_path / "c")
     again = torch.optim.AdamW(model.parameters(), lr=9.0)
     again.load_state_dict(unpack(read.state["optimizers"], read.tensors["optimizers"]))
@@ -86,7 +88,7 @@ def test_pack_refuses_what_is_not_data() -> None:
 def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
     a = torch.arange(6.0)
     save_checkpoint(
-        tmp_path / "c", Snapshot({"model": {"a": a, "tied": a, "part": a[2:4], "none": a[:0]}}, {})
+        tmp_path / "c", Snapshot({"model": {"a": a, "tied": a, "part": a[2:4], "none": a[:0]}}, {"step": 1})
     )
     read = load_checkpoint(tmp_path / "c").tensors["model"]
     assert torch.equal(read["tied"], a)
@@ -119,6 +121,98 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
         state.write_text(state.read_text().replace('"format": 1', '"format": 9'))
     with pytest.raises(TrainingError, match="damaged"):
         load_checkpoint(folder)
+
+
+GOOD = {"bytes": 0, "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "[" * 100_000,
+        '{"format": 1, "step": ' + "9" * 5000 + "}",
+        {"format": True},
+        {"step": None},
+        {"step": "7"},
+        {"step": -1},
+        {"files": [1]},
+        {"files": "a"},
+        {"files": None},
+        {"files": {"a\0b": GOOD}},
+        {"files": {"\ud800": GOOD}},
+        {"files": {"pipe": GOOD}},
+        {"files": {"link.safetensors": GOOD}},
+    ],
+    ids=str,
+)
+def test_a_bent_checkpoint_is_refused_and_an_older_one_is_read(tmp_path: Path, change: Any) -> None:
+    folder = tmp_path / "c"
+    save_checkpoint(folder, snapshot(1))
+    save_checkpoint(folder, snapshot(2), keep=2)
+    os.mkfifo(folder / "pipe")
+    (folder / "link.safetensors").symlink_to("/dev/zero")
+    state = folder / "state.json"
+    bent = {**json.loads(state.read_text()), **change} if isinstance(change, dict) else None
+    state.write_text(change if bent is None else json.dumps(bent))
+    (tmp_path / "c-²").mkdir()
+    with pytest.warns(UserWarning, match="is damaged.*Going on from the older c-00000001"):
+        assert value_of(load_checkpoint(folder)) == 1
+    save_checkpoint(folder, snapshot(3), keep=2)
+    assert value_of(load_checkpoint(folder)) == 3
+
+
+def test_nothing_outside_of_a_run_is_removed_through_a_link(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    save_checkpoint(elsewhere / "checkpoint", snapshot(1))
+    (elsewhere / "clips").mkdir()
+    (elsewhere / "clips" / ".mine.tmp-1").write_text("mine")
+    run.mkdir()
+    (run / "samples").symlink_to(elsewhere)
+    (run / "checkpoint-00000001").symlink_to(elsewhere / "checkpoint")
+    save_checkpoint(run / "checkpoint", snapshot(2))
+    sweep(run)
+    assert value_of(load_checkpoint(elsewhere / "checkpoint")) == 1
+    assert (elsewhere / "clips" / ".mine.tmp-1").exists()
+    for name in ("checkpoint-00000001", "samples"):
+        with pytest.raises(TrainingError, match=f"{name} is a link to .* out of the run's folder"):
+            refuse_links(run)
+        (run / name).unlink()
+    refuse_links(run)
+
+
+def test_a_journal_skips_damaged_lines_and_ends_at_one_that_is_cut_short(tmp_path: Path) -> None:
+    good = [json.dumps({"step": step, "kind": "train", "loss": 1.0}) for step in (1, 2, 3, 9)]
+    bad = [
+        "xx",
+        "[1]",
+        "7",
+        "{}",
+        '{"step": "a"}',
+        '{"step": null}',
+        "",
+        "[" * 100_000,
+        '{"step": ' + "9" * 5000 + "}",
+    ]
+    text = "\n".join([good[0], *bad, *good[1:]]) + '\n{"step": 4, "kind": "tr'
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\n" + text.encode())
+    assert [line["step"] for line in Journal(tmp_path, upto=5).lines] == [1, 2, 3]
+
+
+def test_a_checkpoint_carries_over_no_facts_but_those_of_a_run() -> None:
+    facts = {"data": {"description": "clips"}, "resumed_at": [3], "seconds": 1, "skipped": [["a", "b"]]}
+    more = {"resume_command": "rm -rf ~", "step": 7}
+    assert carried(Snapshot({}, {"facts": {**facts, **more}})) == facts
+    for bent in (
+        {"resumed_at": "abc"},
+        {"skipped": [["a"]]},
+        {"init": ["x"]},
+        {"seconds": "1"},
+        {"data": []},
+    ):
+        with pytest.raises(TrainingError, match=f"{next(iter(bent))} is .* among its facts"):
+            carried(Snapshot({}, {"facts": {**facts, **bent}}))
+    with pytest.raises(TrainingError, match="data is 'None'"):
+        carried(Snapshot({}, {"facts": "text"}))
 
 
 def test_no_checkpoint_says_so(tmp_path: Path) -> None:

@@ -209,6 +209,20 @@ def test_another_recipe_is_refused_by_the_fields_that_differ(tmp_path: Path) -> 
     assert run(VQVAE, out, resume=True, steps=3, train={"save_every": 1}).step == 3
 
 
+def test_a_bent_checkpoint_costs_no_line_of_the_journal_and_adds_no_command(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(VQVAE, out, steps=2)
+    state, metrics = out / "checkpoint" / "state.json", out / "metrics.jsonl"
+    whole, lines = json.loads(state.read_text()), metrics.read_bytes()
+    for change in ({"optimizers": {}}, {"rng": {}}, {"window": [1]}, {"recipe": 7}):
+        state.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(TrainingError, match="the checkpoint is damaged"):
+            run(VQVAE, out, resume=True)
+        assert metrics.read_bytes() == lines
+    state.write_text(json.dumps({**whole, "facts": {**whole["facts"], "resume_command": "rm -rf ~"}}))
+    assert "rm" not in run(VQVAE, out, resume=True, steps=3).resume_command.split()
+
+
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(VQVAE, out, steps=1)

@@ -12,6 +12,16 @@ def main() -> None:
     0 fine, 1 the thing asked about is bad, 2 wrong usage (an option, model or part that does not
     exist, an output that would be overwritten), 130 interrupted. `ZOO_DEBUG=1` shows tracebacks.
     """
-    from zoo.cli.group import cli
+    import sys
 
-    cli.main(prog_name="zoo")
+    from zoo.cli.common import keep_stdout
+    from zoo.cli.group import cli
+    from zoo.global_state import leave
+
+    keep_stdout()
+    try:
+        cli.main(prog_name="zoo")
+    except SystemExit as ended:
+        if sys.argv[1:2] != ["train"]:  # the callbacks of plugins may have something to do at the end of it
+            leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        raise

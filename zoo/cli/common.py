@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from zoo.errors import plain
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -38,9 +43,25 @@ ExistingPath = click.Path(exists=True, path_type=Path)
 ExistingFile = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+_own_stdout: int | None = None
+
+
+def keep_stdout() -> None:
+    """Remember where JSON goes before code of strangers, which may bend standard output, is imported."""
+    global _own_stdout
+    with contextlib.suppress(OSError):  # it is closed
+        _own_stdout = os.dup(1)
+
+
 def print_json(document: Any) -> None:
     """Print a document as JSON that every parser reads: no NaN, UTF-8, one final newline."""
-    click.echo(_json(document))
+    sys.stdout.flush()
+    if _own_stdout is None:
+        sys.stdout.buffer.write(_json(document))
+        return
+    left = memoryview(_json(document))
+    while left:
+        left = left[os.write(_own_stdout, left) :]
 
 
 def write_json(path: Path, document: Any, *, force: bool = False) -> None:
@@ -52,11 +73,12 @@ def write_json(path: Path, document: Any, *, force: bool = False) -> None:
     from zoo.files import new_file
 
     with new_file(path, force=force) as temporary:
-        temporary.write_text(_json(document) + "\n", encoding="utf-8")
+        temporary.write_bytes(_json(document))
 
 
-def _json(document: Any) -> str:
-    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+def _json(document: Any) -> bytes:
+    text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode("utf-8", errors="backslashreplace")  # half a character, as JSON writes it
 
 
 def _plain(value: Any) -> Any:
@@ -87,6 +109,7 @@ def print_table(rows: Sequence[Sequence[str]], *, indent: int = 2) -> None:
     """Print rows in aligned columns, the last one cut to the width of the terminal."""
     if not rows:
         return
+    rows = [[plain(cell).replace("\n", "\\n") for cell in row] for row in rows]
     width = _terminal_width()
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
@@ -100,7 +123,6 @@ def print_table(rows: Sequence[Sequence[str]], *, indent: int = 2) -> None:
 def _terminal_width() -> int | None:
     """Return the width of the terminal, or None when stdout is a file or a pipe."""
     import shutil
-    import sys
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 

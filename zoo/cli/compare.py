@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.common import ExistingFile, json_option, print_json, print_table, with_interval, words
-from zoo.errors import ZooError
+from zoo.errors import ZooError, plain
 
 if TYPE_CHECKING:
     from zoo.metrics.protocol import Row
+
+
+_MAX_BYTES = 64 << 20
 
 
 @click.command("compare")
@@ -45,8 +47,11 @@ def compare_command(files: tuple[Path, ...], metrics: str | None, apart: bool, a
 
 
 def _read(path: Path) -> Any:
+    from zoo import plain_json
+    from zoo.files import read_regular
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return plain_json.loads(read_regular(path, most=_MAX_BYTES))
     except ValueError as error:
         raise ZooError(
             f"{path} is no JSON file: {error}. Type: zoo eval MODEL --data X --out {path}"
@@ -60,7 +65,8 @@ def _print(groups: dict[str, list[list[Row]]]) -> None:
         for number, group in enumerate(found):
             fields = differences(found[0][0].protocol, group[0].protocol)
             told = ", ".join(f"{name} {two!r}, not {one!r}" for name, (one, two) in fields.items())
-            click.echo(metric if not number else f"{metric}, not comparable with the above: {told}")
+            told = metric if not number else f"{metric}, not comparable with the above: {told}"
+            click.echo(plain(told))
             print_table([(row.document, _told(row)) for row in group])
 
 

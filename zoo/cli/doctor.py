@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from zoo.cli.common import json_option, print_json, print_table
+from zoo.errors import plain
 
 
 @click.command("doctor")
@@ -51,5 +52,5 @@ def _print(findings: dict[str, Any]) -> None:
     )
     for problem in findings["problems"]:
         origin = f"{problem['plugin']} ({problem['distribution']})"
-        click.echo(f"\nPROBLEM {origin}, {problem['stage']}:\n  {problem['error']}")
+        click.echo(plain(f"\nPROBLEM {origin}, {problem['stage']}:\n  {problem['error']}"))
     click.echo("\nNo problems." if findings["healthy"] else f"\n{len(findings['problems'])} problem(s).")

@@ -16,7 +16,8 @@ from zoo.errors import WeightsError
 MAX_PICKLE_BYTES = 256 << 20
 """Longest pickle that is read, tensors apart: real ones have a few megabytes."""
 
-MAX_OPCODES = 5_000_000
+MAX_OPCODES = 400_000
+"""Steps of one pickle: a tensor takes about 40."""
 
 
 class Global(NamedTuple):

@@ -21,7 +21,9 @@ from zoo.errors import WeightsError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAX_RECORDS = 1 << 20
+_MAX_RECORDS = 1 << 16
+_MAX_DIRECTORY_BYTES = 64 * _MAX_RECORDS
+_MAX_COPIED = 1 << 20
 _MAX_AXES = 64
 _MAX_NUM = 1 << 62
 _MAX_REPEATS = 1 << 24
@@ -116,6 +118,19 @@ def _typed(flat: Tensor, dtype: torch.dtype) -> Tensor:
     return flat.view(dtype)
 
 
+class _ShortReads:
+    """A file as `zipfile` reads it, which takes the list of records in one read, and that one is limited."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_DIRECTORY_BYTES:
+            raise WeightsError(f"a zip archive whose list of records has {size:,} bytes; weights have fewer")
+        return self._file.read(size)
+
+
 class ZipFile(TorchFile):
     """A zip archive as ``torch.save`` and ``torch.jit.save`` write: a pickle, and a record for each storage.
 
@@ -129,7 +144,9 @@ class ZipFile(TorchFile):
         self._size = file.seek(0, io.SEEK_END)
         self._spent = 0
         try:
-            records = zipfile.ZipFile(file).infolist()
+            records = zipfile.ZipFile(_ShortReads(file)).infolist()
+        except WeightsError:
+            raise
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise WeightsError(
                 f"not a whole zip archive ({self._size:,} bytes, the list at its end is missing or damaged: "
@@ -156,7 +173,9 @@ class ZipFile(TorchFile):
                 raise WeightsError(f"numbers of byte order {order!r}; only little is read")
         self.kind = "TorchScript" if f"{self._folder}constants.pkl" in self._records else "torch zip archive"
         self.root = read_pickle(
-            io.BytesIO(self._bytes(pickles[0], most=MAX_PICKLE_BYTES)), call=rebuild, persistent=storage_ref
+            io.BytesIO(self._bytes(pickles[0], most=MAX_PICKLE_BYTES)),
+            call=Rebuilder(),
+            persistent=storage_ref,
         )
 
     def _read(self, key: str) -> Tensor:
@@ -196,7 +215,7 @@ class OldFile(TorchFile):
         file.seek(0)
 
         def part() -> Any:
-            return read_pickle(file, call=rebuild, persistent=seen)
+            return read_pickle(file, call=Rebuilder(), persistent=seen)
 
         refs: dict[str, StorageRef] = {}
 
@@ -269,51 +288,62 @@ def storage_ref(pid: Any) -> Any:
             raise WeightsError("the pickle refers to something outside of it that is no storage of torch's")
 
 
-def rebuild(called: Global, args: tuple[Any, ...]) -> Any:
-    """Make what torch's own pickles ask for, of plain values; anything else stays an `Inert`."""
-    match (*called, *args):
-        case ("collections", "OrderedDict"):
-            return {}
-        case ("collections", "OrderedDict", list() as pairs):
-            return {key: value for key, value in map(_pair, pairs) if isinstance(key, str | int)}
-        case ("torch", "Size", tuple() | list() as shape):
-            return tuple(shape)
-        case (
-            "torch._utils",
-            "_rebuild_tensor" | "_rebuild_tensor_v2",
-            StorageRef() as s,
-            n,
-            shape,
-            stride,
-            *_,
-        ):
-            return _tensor(s, s.dtype, n, shape, stride)
-        case (
-            "torch._utils",
-            "_rebuild_tensor_v3",
-            StorageRef() as s,
-            n,
-            shape,
-            stride,
-            _,
-            _,
-            Global() as dtype,
-            *_,
-        ):
-            kind = _DTYPES.get(dtype.name) if dtype.module == "torch" else None
-            return Inert(called, args) if kind is None else _tensor(s, kind, n, shape, stride)
-        case (
-            "torch._utils" | "torch.nn.parameter",
-            "_rebuild_parameter" | "_rebuild_parameter_with_state" | "Parameter",
-            TensorRef() as tensor,
-            *_,
-        ):
-            return tensor
-        case ("torch._tensor", "_rebuild_from_type_v2", Global() as inner, _, tuple() as inner_args, _):
-            return Inert(called, args) if inner == called else rebuild(inner, inner_args)
-        case ("torch.jit._pickle", _, value, *_):
-            return value
-    return Inert(called, args)
+class Rebuilder:
+    """Makes what torch's own pickles ask for, of plain values; anything else stays an `Inert`.
+
+    One list may be asked for again and again, so what is copied is counted over the whole pickle.
+    """
+
+    def __init__(self) -> None:
+        self._copied = 0
+
+    def __call__(self, called: Global, args: tuple[Any, ...]) -> Any:
+        """Make one thing.
+
+        Raises:
+            WeightsError: A tensor reaches out of its storage, or too much is copied.
+        """
+        match called, args:
+            case ("collections", "OrderedDict"), ():
+                return {}
+            case ("collections", "OrderedDict"), (list() as pairs,):
+                self._copies(len(pairs))
+                return {key: value for key, value in map(_pair, pairs) if isinstance(key, str | int)}
+            case ("torch", "Size"), (tuple() | list() as shape,) if len(shape) <= _MAX_AXES:
+                self._copies(len(shape))
+                return tuple(shape)
+            case (
+                ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"),
+                (StorageRef() as s, n, shape, stride, *_),
+            ):
+                return _tensor(s, s.dtype, n, shape, stride)
+            case (
+                ("torch._utils", "_rebuild_tensor_v3"),
+                (StorageRef() as s, n, shape, stride, _, _, Global() as dtype, *_),
+            ):
+                kind = _DTYPES.get(dtype.name) if dtype.module == "torch" else None
+                return Inert(called, args) if kind is None else _tensor(s, kind, n, shape, stride)
+            case (
+                (
+                    "torch._utils" | "torch.nn.parameter",
+                    "_rebuild_parameter" | "_rebuild_parameter_with_state" | "Parameter",
+                ),
+                (TensorRef() as tensor, *_),
+            ):
+                return tensor
+            case (
+                ("torch._tensor", "_rebuild_from_type_v2"),
+                (Global() as inner, _, tuple() as inner_args, _),
+            ):
+                return Inert(called, args) if inner == called else self(inner, inner_args)
+            case ("torch.jit._pickle", _), (value, *_):
+                return value
+        return Inert(called, args)
+
+    def _copies(self, num: int) -> None:
+        self._copied += num
+        if self._copied > _MAX_COPIED:
+            raise WeightsError(f"the pickle has more than {_MAX_COPIED:,} values copied; weights have fewer")
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
@@ -326,9 +356,12 @@ def _tensor(storage: StorageRef, dtype: torch.dtype, offset: Any, shape: Any, st
     Raises:
         WeightsError: It does not.
     """
-    axes = [*shape, *stride] if isinstance(shape, tuple) and isinstance(stride, tuple) else [None]
-    numbers = all(type(n) is int and 0 <= n <= _MAX_NUM for n in [offset, *axes])
-    if not numbers or len(shape) != len(stride) or len(shape) > _MAX_AXES:
+    layout = isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride)
+    if (
+        not layout
+        or len(shape) > _MAX_AXES
+        or not all(type(n) is int and 0 <= n <= _MAX_NUM for n in (offset, *shape, *stride))
+    ):
         raise WeightsError("damaged: a tensor whose offset, shape or strides are no numbers from 0 on")
     num = 1
     for length in shape:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gzip
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ _SPEED = 3.6
 _NUM_DIGITS = 2
 _NUM_TRAIN, _NUM_TEST = 10_000, 1_000
 _FPS = 10.0
+_MAX_BYTES = 256 << 20
+_UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(ValueError, KeyError, NotImplementedError, MemoryError),
+)
 _HELP = (
     "Give the digits as moving-mnist:PATH or in the environment variable ZOO_MNIST. PATH is an .npz with "
     "`images` uint8 (N, 28, 28), or the MNIST file train-images-idx3-ubyte, gzipped or not"
@@ -50,7 +56,7 @@ def load_digits(path: str | os.PathLike[str] | None) -> NDArray[np.uint8]:
         raise DataError(f"moving-mnist: there is no file {file}. {_HELP}")
     try:
         digits = _read_npz(file) if zipfile.is_zipfile(file) else _read_idx(file)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"moving-mnist: {file} holds no digits ({error}). {_HELP}") from None
     if digits.dtype != np.uint8 or digits.ndim != 3 or len(digits) < 10 or max(digits.shape[1:]) > _SIDE:
         raise DataError(f"moving-mnist: {file} holds {digits.dtype} {digits.shape}. {_HELP}")
@@ -60,14 +66,19 @@ def load_digits(path: str | os.PathLike[str] | None) -> NDArray[np.uint8]:
 def _read_npz(file: Path) -> NDArray[np.uint8]:
     with np.load(file, allow_pickle=False) as arrays:
         names = [name for name in ("images", "x_train", *arrays.files) if name in arrays.files]
-        digits: NDArray[np.uint8] = arrays[names[0]]
+        digits = arrays[names[0]]
+        if not isinstance(digits, np.ndarray):
+            raise ValueError(f"{names[0]} is no array")
         return digits
 
 
 def _read_idx(file: Path) -> NDArray[np.uint8]:
-    data = file.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+    with file.open("rb") as stream:
+        gzipped = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        data = (gzip.GzipFile(fileobj=stream) if gzipped else stream).read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"more than {_MAX_BYTES:,} bytes")
     if data[:4] != b"\x00\x00\x08\x03":
         raise ValueError("not an idx file of images")
     num, height, width = (int.from_bytes(data[at : at + 4], "big") for at in (4, 8, 12))

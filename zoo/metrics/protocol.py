@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ class Row(NamedTuple):
 
     document: str
     metric: str
-    value: float
+    value: float | None
     interval: Mapping[str, Any] | None
     protocol: Mapping[str, Any]
 
@@ -95,14 +96,15 @@ def rows_of(name: str, document: Any) -> list[Row]:
     """Return the figures of what `zoo.metrics.evaluate` gave and a JSON file held.
 
     Raises:
-        ZooError: It is no such document, or an old one without a protocol for every figure.
+        ZooError: It is no such document, or an old one without a protocol for every figure, or a figure, an
+            interval or a protocol is not what it should be.
     """
     if not isinstance(document, dict) or not isinstance(document.get("values"), dict):
         raise ZooError(
             f"{name} is not what zoo eval writes: it has no values. Type: zoo eval MODEL --out {name}"
         )
     protocols = document.get("protocols")
-    values: dict[str, float] = document["values"]
+    values: dict[str, float | None] = document["values"]
     if not isinstance(protocols, dict) or set(values) - set(protocols):
         lacking = ", ".join(sorted(set(values) - set(protocols if isinstance(protocols, dict) else ()))[:3])
         raise ZooError(
@@ -110,9 +112,26 @@ def rows_of(name: str, document: Any) -> list[Row]:
             "they carried their protocols. Measure anew with zoo eval --out"
         )
     intervals = document.get("intervals") or {}
-    return [
-        Row(name, metric, value, intervals.get(metric), protocols[metric]) for metric, value in values.items()
-    ]
+    rows = []
+    for metric, value in values.items():
+        interval = intervals.get(metric) if isinstance(intervals, dict) else intervals
+        ends = (interval.get("low"), interval.get("high")) if isinstance(interval, dict) else (interval,)
+        for what, well, found in (
+            ("value", value is None or _is_figure(value), value),
+            ("interval", interval is None or (len(ends) == 2 and all(map(_is_figure, ends))), interval),
+            ("protocol", isinstance(protocols[metric], dict), protocols[metric]),
+        ):
+            if not well:
+                raise ZooError(
+                    f"{name}: the {what} of {metric} is {str(found)[:100]!r}, which zoo eval does not write. "
+                    "Measure anew with zoo eval --out"
+                )
+        rows.append(Row(name, metric, value, interval, protocols[metric]))
+    return rows
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -19,6 +19,8 @@ WIDTH, HEIGHT = 440.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 12.0, 42.0
 _MAX_POINTS = 400
 _LOG_FROM = 30.0
+_LARGEST, _SMALLEST = 1e100, 1e-100
+"""Larger numbers are drawn as not finite, smaller ones as 0: their products and ratios have to be finite."""
 
 
 def line_chart(
@@ -26,8 +28,8 @@ def line_chart(
 ) -> Markup:
     """Draw one quantity over steps.
 
-    Noisy curves of many points get a smoothed line over a pale raw one. Values that are not finite
-    are left out and counted under the chart.
+    Noisy curves of many points get a smoothed line over a pale raw one. Values that are not finite, or as
+    good as that, are left out and counted under the chart.
 
     Args:
         points: (step, value), steps rising.
@@ -36,7 +38,7 @@ def line_chart(
         dots: Mark every point; for the few points of evaluations.
         log: Logarithmic height where all values are positive and most of them span a factor of 30.
     """
-    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    finite = [(_drawn(x), _drawn(y)) for x, y in points if abs(x) <= _LARGEST and abs(y) <= _LARGEST]
     missing = len(points) - len(finite)
     if not finite:
         return Markup("")
@@ -146,6 +148,10 @@ def share_chart(histogram: Sequence[Sequence[int]]) -> Markup:
     return _svg(
         parts, f"share of tokens by code: {used} of {size} ranks used, the largest {_percent(shares[0])}"
     )
+
+
+def _drawn(value: float) -> float:
+    return value if abs(value) >= _SMALLEST else 0.0
 
 
 def _code_axis(used: int, shown: int, size: int) -> str:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from jinja2 import Environment, StrictUndefined
@@ -75,7 +75,7 @@ def write_report(run_folder: str | Path, *, out: str | Path | None = None) -> Pa
     path = Path(out) if out is not None else folder / "report.html"
     page = render(run)
     with new_file(path, force=True) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -173,9 +173,7 @@ class _Codebook:
 def _codebook(evaluation: Mapping[str, Any]) -> _Codebook | None:
     codebook = _mapping(evaluation.get("codebook"))
     histogram = codebook.get("histogram")
-    if not isinstance(histogram, list) or not all(
-        isinstance(counts, list) and counts for counts in histogram
-    ):
+    if not _is_histogram(histogram):
         return None
     used = sum(count > 0 for counts in histogram for count in counts)
     size = sum(len(counts) for counts in histogram)
@@ -189,6 +187,17 @@ def _codebook(evaluation: Mapping[str, Any]) -> _Codebook | None:
     if len(histogram) > 1:
         text += f" Mean over {len(histogram)} codebooks."
     return _Codebook(text, share_chart(histogram))
+
+
+def _is_histogram(value: Any) -> TypeGuard[list[list[int]]]:
+    """Whether it is a list of counts for each codebook, all as long."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(counts, list) and counts for counts in value)
+        and len({len(counts) for counts in value}) == 1
+        and all(is_number(count) and count >= 0 for counts in value for count in counts)
+    )
 
 
 def _protocol(evaluation: Mapping[str, Any], strips: Strips) -> list[tuple[str, str]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from zoo import plain_json
 from zoo.errors import DataError
+from zoo.files import read_regular
+
+_MAX_FACTS_BYTES, _MAX_METRICS_BYTES = 64 << 20, 256 << 20
 
 Points = list[tuple[float, float]]
 """(step, value), in the order of logging."""
@@ -92,7 +96,7 @@ def _resumed(series: dict[str, Points]) -> dict[str, Points]:
 
 def _read_facts(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = plain_json.forgiving(read_regular(path, most=_MAX_FACTS_BYTES))
     except FileNotFoundError:
         problems.append("run.json is not there yet")
         return {}
@@ -107,19 +111,19 @@ def _read_facts(path: Path, problems: list[str]) -> dict[str, Any]:
 
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        data = read_regular(path, most=_MAX_METRICS_BYTES)
     except FileNotFoundError:
         problems.append("metrics.jsonl is not there yet")
         return []
-    except OSError as error:
+    except (OSError, ValueError) as error:
         problems.append(f"metrics.jsonl cannot be read: {error}")
         return []
     lines, unread = [], 0
-    for line in text.split("\n"):
+    for line in data.split(b"\n"):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = plain_json.forgiving(line)
         except ValueError:
             value = None
         if isinstance(value, dict):
@@ -133,4 +137,5 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Say whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and abs(value) <= sys.float_info.max

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,7 +44,7 @@ class TokenizerFacts(_Strict):
     """Codes in a codebook."""
     num_codebooks: int = Field(ge=1, lt=1 << 20)
     """Codes in a cell of the grid."""
-    stride: list[int] = Field(min_length=3, max_length=3)
+    stride: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)
     """Frames, rows and columns that a latent cell stands for."""
     lead_frame: bool
     """Whether the first latent frame of a stream, or of each window, stands for one frame alone."""

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
+import stat
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,12 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zoo.errors import TrainingError
-from zoo.files import new_folder, remove_leftovers, sha256
+from zoo.files import new_folder, read_regular, remove_leftovers, sha256
 from zoo.weights import saveable
 
+_UNREADABLE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 FORMAT = 1
 """Version of the layout; another one is refused."""
 _STATE = "state.json"
+_MAX_STATE_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,24 +115,47 @@ def load_checkpoint(folder: Path) -> Snapshot:
 
 def _read(found: Path) -> Snapshot:
     try:
-        state = json.loads((found / _STATE).read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            kind = state.get("format") if isinstance(state, dict) else type(state).__name__
-            raise _damaged(found, f"its format is {kind!r}, this zoo reads {FORMAT}")
+        state = _state(found)
         tensors = {}
         for name, facts in state.pop("files").items():
             path = found / name
             if (
                 Path(name).name != name
+                or not _is_regular(path)
                 or path.stat().st_size != facts["bytes"]
                 or sha256(path) != facts["sha256"]
             ):
                 raise _damaged(found, f"{name} is not the file that was saved")
             tensors[path.stem] = load_file(path)
-    except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except TrainingError:
+        raise
+    except _UNREADABLE as error:
         raise _damaged(found, f"{type(error).__name__}: {error}") from error
     del state["format"]
     return Snapshot(tensors, state)
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether a path is a file itself: no link, pipe or device."""
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _state(found: Path) -> dict[str, Any]:
+    """Read the plain data of a checkpoint.
+
+    Raises:
+        TrainingError: It is damaged, or of another format.
+    """
+    try:
+        state = json.loads(read_regular(found / _STATE, most=_MAX_STATE_BYTES))
+    except _UNREADABLE as error:
+        raise _damaged(found, f"{type(error).__name__}: {error}") from error
+    kind = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if type(kind) is not int or kind != FORMAT:
+        raise _damaged(found, f"its format is {kind!r}, this zoo reads {FORMAT}")
+    if type(state.get("step")) is not int or state["step"] < 0:
+        raise _damaged(found, f"its step is {str(state.get('step'))[:80]!r}")
+    return dict(state)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -169,6 +195,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _remove(place: Path) -> None:
+    if place.is_symlink():
+        place.unlink()
+        return
     (place / _STATE).unlink(missing_ok=True)  # first: what is half removed is no checkpoint
     shutil.rmtree(place, ignore_errors=True)
 
@@ -177,14 +206,19 @@ def _numbered(folder: Path) -> list[Path]:
     found = [
         path
         for path in folder.parent.glob(f"{folder.name}-*")
-        if path.name[len(folder.name) + 1 :].isdigit() and path.is_dir()
+        if path.is_dir() and not path.is_symlink() and _number(path)  # what a link leads to is not ours
     ]
     return sorted(found, key=_step_in_name, reverse=True)
 
 
-def _step_in_name(place: Path) -> int:
+def _number(place: Path) -> str:
+    """Return the digits at the end of the name of a checkpoint that was set aside; of another, nothing."""
     number = place.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else 0
+    return number if number.isascii() and number.isdigit() else ""
+
+
+def _step_in_name(place: Path) -> int:
+    return int(_number(place) or 0)
 
 
 def _set_aside(folder: Path, *, step: int | None) -> None:
@@ -192,15 +226,15 @@ def _set_aside(folder: Path, *, step: int | None) -> None:
 
     One of the very step that replaces it needs none.
     """
-    state = folder / _STATE
-    if not state.is_file():
+    try:
+        before = _state(folder)["step"]
+    except TrainingError:  # there is none, or it is of no use
         return
-    before = json.loads(state.read_text(encoding="utf-8"))["step"]
     aside = folder.with_name(f"{folder.name}-{before:08d}")
     if before == step or (aside / _STATE).is_file():
         return
     with new_folder(aside, force=True) as copy:
-        for path in folder.iterdir():
+        for path in filter(_is_regular, folder.iterdir()):
             try:
                 os.link(path, copy / path.name)  # the same file: it is never written to again
             except OSError:  # a file system without links

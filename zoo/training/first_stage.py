@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import plain_json
 from zoo.errors import TrainingError
-from zoo.training.records import FACTS
+from zoo.files import read_regular
+from zoo.training.records import FACTS, MAX_FACTS_BYTES
 
 if TYPE_CHECKING:
     from zoo.recipes import Recipe
@@ -70,6 +71,6 @@ _SHARED = ("clip", "encoder", "quantizer", "decoder", "pre_quant", "post_quant")
 def _status(folder: Path) -> str:
     """Return how a run in a folder stands; empty where there is none."""
     try:
-        return str(json.loads((folder / FACTS).read_text(encoding="utf-8"))["status"])
+        return str(plain_json.forgiving(read_regular(folder / FACTS, most=MAX_FACTS_BYTES))["status"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from zoo import plain_json
 from zoo.discovery import DISTRIBUTION
-from zoo.errors import OutputExistsError, RecipeError
+from zoo.errors import OutputExistsError, RecipeError, TrainingError
 from zoo.files import named, new_file, remove_leftovers
 from zoo.ranks import TIMEOUT_S
 from zoo.recipe_files import parse_yaml
@@ -25,6 +26,7 @@ from zoo.training.checkpoint import remove_checkpoints
 
 METRICS = "metrics.jsonl"
 FACTS = "run.json"
+MAX_FACTS_BYTES = 64 << 20
 _OURS = ("model", "samples", "tensorboard", METRICS, "report.html")
 _FIRST = ("tokenizer", METRICS, ".run.tmp-*", ".metrics.tmp-*")
 
@@ -56,6 +58,22 @@ def is_run(folder: Path) -> bool:
     return folder.is_dir() and all(any(map(path.match, _FIRST)) for path in folder.rglob("*"))
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse a run's folder in which a link leads out of it: a run writes there, and removes what is old.
+
+    Raises:
+        TrainingError: Names the link.
+    """
+    inside = folder.resolve()
+    for pattern in ("checkpoint*", "model", "samples", "samples/*", "tokenizer"):
+        for path in folder.glob(pattern):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise TrainingError(
+                    f"{path} is a link to {os.readlink(path)!r}, out of the run's folder; put there what it "
+                    "leads to, or remove it"
+                )
+
+
 def begin_run(folder: Path, facts: Mapping[str, Any]) -> None:
     """Remove what an earlier run wrote, and nothing else, from a folder, and write run.json of a new one.
 
@@ -76,7 +94,8 @@ def sweep(folder: Path) -> None:
     for name in ("model", METRICS, FACTS, "report.html"):
         remove_leftovers(folder / name)
     for leftover in (folder / "samples").glob("*/.*.tmp-*"):
-        leftover.unlink(missing_ok=True)
+        if not leftover.parent.is_symlink() and not leftover.parent.parent.is_symlink():
+            leftover.unlink(missing_ok=True)
 
 
 class Journal:
@@ -95,15 +114,17 @@ class Journal:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Everything in the file."""
+        """Everything in the file, but for lines that are damaged."""
         lines: list[dict[str, Any]] = []
         if self._path.is_file():
-            with self._path.open(encoding="utf-8") as file:
-                for text in file:
-                    try:
-                        lines.append(json.loads(text))
-                    except json.JSONDecodeError:
+            with self._path.open("rb") as file:
+                for data in file:
+                    if not data.endswith(b"\n"):
                         break  # cut short when the process was killed
+                    with contextlib.suppress(ValueError):
+                        line = plain_json.forgiving(data)
+                        if isinstance(line, dict) and type(line.get("step")) is int:
+                            lines.append(line)
         return lines
 
     def cut(self, step: int) -> None:

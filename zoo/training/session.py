@@ -9,9 +9,10 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -43,21 +44,41 @@ MAX_TROUBLES = 100
 """Updates that were left out, the latest, that run.json tells of."""
 NUM_SAMPLES = 4
 """Clips written to samples/."""
-KEPT = (
-    "started",
-    "resumed_at",
-    "seconds",
-    "waited_seconds",
-    "steps_per_s",
-    "data_wait_share",
-    "skipped",
-    "evaluation",
-    "evaluation_error",
-    "init",
-    "data",
-    "not_finite",
-)
-"""Facts that a checkpoint carries over to the run that goes on from it."""
+KEPT: dict[str, Any] = {
+    "started": str,
+    "resumed_at": list[int],
+    "seconds": float,
+    "waited_seconds": float,
+    "steps_per_s": float | None,
+    "data_wait_share": float | None,
+    "skipped": list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None,
+    "evaluation": dict[str, Any] | None,
+    "evaluation_error": str | None,
+    "init": dict[str, str] | None,
+    "data": dict[str, Any],
+    "not_finite": list[str],
+}
+"""Facts that a checkpoint carries over to the run that goes on from it, and what each is."""
+
+
+def carried(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the facts that a checkpoint carries over, and no others that somebody put there.
+
+    Raises:
+        TrainingError: One is not what a run writes.
+    """
+    facts = snapshot.state.get("facts")
+    found = {name: facts[name] for name in KEPT if name in facts} if isinstance(facts, dict) else {}
+    try:
+        for name, kind in KEPT.items():
+            if name in found or name == "data":
+                TypeAdapter(kind).validate_python(found.get(name), strict=True)
+    except ValidationError as error:
+        raise TrainingError(
+            f"the checkpoint is damaged: {name} is {str(found.get(name))[:80]!r} among its facts; start "
+            "again with --force, or give another --out"
+        ) from error
+    return found
 
 
 class Session:

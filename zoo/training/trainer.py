@@ -9,7 +9,7 @@ import functools
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ import torch
 from zoo.assemblies import ASSEMBLIES, Sampler
 from zoo.building import build, plan, resolve_recipe
 from zoo.devices import DeviceError, pick_device
-from zoo.errors import TrainingError
+from zoo.errors import TrainingError, ZooError
 from zoo.files import is_full_disk
 from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
 from zoo.training.anneal import check_anneal
@@ -36,13 +36,14 @@ from zoo.training.records import (
     describe,
     is_run,
     refuse_existing_run,
+    refuse_links,
     sweep,
     train_command,
     versions,
 )
 from zoo.training.rng import isolated_rng
 from zoo.training.run import start
-from zoo.training.session import Session
+from zoo.training.session import Session, carried
 from zoo.training.snapshot import refuse_other_recipe, restore
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def _train(
 
         refuse_fsdp(recipe)
     folder = Path(out) if out is not None else Path("runs") / resolved.name
+    on_first(lambda: refuse_links(folder))
     needs_tokenizer = ASSEMBLIES[recipe.assembly].has_tokenizer and "tokenizer" not in (init or {})
     is_early = needs_tokenizer and (folder / FOLDER).exists() and not has_checkpoint(folder / "checkpoint")
     snapshot = None if resume and is_early else _checkpoint(folder, recipe, resume=resume, force=force)
@@ -268,6 +270,13 @@ def _train(
     facts["init"] = {part: str(source) for part, source in init.items()} if init else None
     with isolated_rng(recipe.train.seed), Interrupts() as interrupts:
         run = start(model, onto, fsdp=fsdp)
+        window = Window()
+        if snapshot is not None:
+            with _undamaged():  # before anything in the folder is changed
+                restore(run, snapshot)
+                window = Window(snapshot.state["window"])
+            if isinstance(clips, TokenData):
+                clips.check(run.model)
         session = Session(
             run,
             folder=folder,
@@ -275,7 +284,7 @@ def _train(
             heldout=clips.heldout,
             callbacks=watchers,
             journal=_journal(folder, snapshot, facts),
-            window=Window(snapshot.state["window"] if snapshot else None),
+            window=window,
             progress=progress,
             skipped=clips.skipped,
             interrupts=interrupts,
@@ -284,9 +293,6 @@ def _train(
             health=health,
         )
         if snapshot is not None:
-            restore(run, snapshot)
-            if isinstance(clips, TokenData):
-                clips.check(run.model)
             _go_on(session, snapshot)
             snapshot = None  # it is as large as the model and its optimizers
         try:
@@ -391,8 +397,24 @@ def _checkpoint(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> S
         return None
     on_first(lambda: _tidy(folder))
     snapshot = load_checkpoint(folder / "checkpoint")
-    refuse_other_recipe(snapshot, recipe, folder=str(folder))
+    with _undamaged():
+        snapshot.state["facts"] = carried(snapshot)
+        refuse_other_recipe(snapshot, recipe, folder=str(folder))
     return snapshot
+
+
+@contextlib.contextmanager
+def _undamaged() -> Iterator[None]:
+    """Say of a checkpoint whose files are whole, but not what a run writes, that it is damaged."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"the checkpoint is damaged: {type(error).__name__}: {error}; start again with --force, or give "
+            "another --out"
+        ) from error
 
 
 def _journal(folder: Path, snapshot: Snapshot | None, facts: Mapping[str, Any]) -> Journal:
@@ -408,16 +430,16 @@ def _go_on(session: Session, snapshot: Snapshot) -> None:
     """Take over what the first part of the run wrote down."""
     facts, before = session.facts, dict(snapshot.state["facts"])
     data = before.pop("data")
-    if data["description"] != facts["data"]["description"]:
+    if data.get("description") != facts["data"]["description"]:
         warnings.warn(
-            f"the run began on other clips ({data['description']}); it goes on with "
+            f"the run began on other clips ({data.get('description')}); it goes on with "
             f"{facts['data']['description']}",
             stacklevel=4,
         )
-    if data["heldout"] != facts["data"]["heldout"] and not rank():
+    if data.get("heldout") != facts["data"]["heldout"] and not rank():
         shutil.rmtree(session.folder / "samples" / "original", ignore_errors=True)
     step, session.passed_over = session.run.step, snapshot.passed_over
-    facts |= {**before, "resumed_at": [*before["resumed_at"], step], "step": step}
+    facts |= {**before, "resumed_at": [*before.get("resumed_at", []), step], "step": step}
 
 
 def _with_steps(overrides: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
