@@ -127,6 +127,11 @@ def _recipe(combination: Combination) -> Recipe:
     judged = "discriminator" in fields
     autoencoder = "encoder" in fields
     prior = autoencoder and "generator" in fields
+    if judged and not autoencoder:  # both players have the same labels
+        players = fields["generator"], fields["discriminator"]
+        labels = min(player.get("num_classes", 0) for player in players)
+        for player in players:
+            player |= {"num_classes": labels} if "num_classes" in player else {}
     objective: dict[str, Any] = {"adversarial": {"loss": "hinge"}} if judged or not autoencoder else {}
     if autoencoder:
         objective |= {"tokens": {}} if prior else {"reconstruction": {"loss": "l1"}, "quantizer": {}}

@@ -62,7 +62,7 @@ def test_what_a_sparse_prior_needs_is_said(
         (["predict", sparse, clip, out, "--num-frames", "4"], "give it: --between FOLDER"),
         (["sample", dense, out, "--between", sparse], "nothing for"),
         (["sample", gan, out, "--between", dense], "draws no codes: leave --between out"),
-        (["sample", sparse, out, "--between", gan], "takes a prior over tokens"),
+        (["sample", sparse, out, "--between", gan], "is no prior over tokens"),
         (["inpaint", sparse, clip, clip, out], "cannot fill a gap in a video"),
     ):
         result = run_zoo(*words)

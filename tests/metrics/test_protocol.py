@@ -58,7 +58,7 @@ class Painter(nn.Module):
         self.strength = nn.Parameter(torch.tensor(strength))
 
     def sample(self, num: int, *, num_frames: int | None = None, seed: int = 0) -> Tensor:
-        random = [torch.Generator().manual_seed(1000 * seed + index) for index in range(num)]
+        random = [torch.Generator().manual_seed((1000 * seed + index) % 2**63) for index in range(num)]
         return torch.stack(
             [self.strength * torch.randn(3, num_frames or 9, 32, 32, generator=r) for r in random]
         )

@@ -59,8 +59,8 @@ def load_prior(reference: str | None, device: str | None) -> TokenPrior | None:
     model = load_model(reference, device)
     if model.recipe.assembly != "token-prior":
         raise click.UsageError(
-            f"--prior: {reference} is no prior over the codes of a tokenizer (token-prior) but of the "
-            f"assembly {model.recipe.assembly}. zoo list --kind model names those"
+            f"--prior: {reference} is not a prior over the codes of a tokenizer (token-prior) but of "
+            f"the assembly {model.recipe.assembly}. zoo list --kind model names those"
         )
     return model
 
