@@ -12,7 +12,7 @@ from zoo import plain_json
 from zoo.errors import DataError
 from zoo.files import read_regular
 
-_MAX_FACTS_BYTES, _MAX_METRICS_BYTES = 64 << 20, 256 << 20
+MAX_FACTS_BYTES, _MAX_METRICS_BYTES = 64 << 20, 256 << 20
 
 Points = list[tuple[float, float]]
 """(step, value), in the order of logging."""
@@ -96,7 +96,7 @@ def _resumed(series: dict[str, Points]) -> dict[str, Points]:
 
 def _read_facts(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        facts = plain_json.forgiving(read_regular(path, most=_MAX_FACTS_BYTES))
+        facts = plain_json.forgiving(read_regular(path, most=MAX_FACTS_BYTES))
     except FileNotFoundError:
         problems.append("run.json is not there yet")
         return {}

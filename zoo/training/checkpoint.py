@@ -104,7 +104,7 @@ def load_checkpoint(folder: Path) -> Snapshot:
             continue
         if damaged:
             warnings.warn(f"{damaged[0]}. Going on from the older {place.name}", stacklevel=2)
-        later = [one for one in places[number + 1 :] if _step_in_name(one) > snapshot.state.get("step", 0)]
+        later = [one for one in places[number + 1 :] if _step_in_name(one) > snapshot.state["step"]]
         return dataclasses.replace(snapshot, passed_over=(*places[:number], *later))
     if damaged:
         raise TrainingError(f"{damaged[0]}; start again with --force, or give another --out") from damaged[0]

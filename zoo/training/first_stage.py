@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from zoo import plain_json
 from zoo.errors import TrainingError
 from zoo.files import read_regular
-from zoo.training.records import FACTS, MAX_FACTS_BYTES
+from zoo.report.run_folder import MAX_FACTS_BYTES
+from zoo.training.records import FACTS
 
 if TYPE_CHECKING:
     from zoo.recipes import Recipe

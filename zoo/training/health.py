@@ -101,7 +101,7 @@ class Health(Callback):
                 bad=wins > 0.99,
                 patience=_PATIENCE,
                 advice="the discriminator always wins: lower train.discriminator_optimizer.lr, "
-                + self._strengthen("r1", "augment")
+                + self._strengthen()
                 + "or make the discriminator smaller",
             )
         if "codebook use" in self.findings and "quantizer/perplexity" in numbers:
@@ -142,20 +142,17 @@ class Health(Callback):
             return "samples are too much alike: train longer, or draw with a higher temperature"
         loss = "" if self._adversarial.loss == "relativistic" else "take the relativistic loss, "
         return (
-            f"samples are too much alike: {self._strengthen('r1', 'augment')}{loss}or, with little data, "
+            f"samples are too much alike: {self._strengthen()}{loss}or, with little data, "
             "make the discriminator smaller"
         )
 
-    def _strengthen(self, *names: str) -> str:
-        """Say of each stabiliser to add it, or to give it more weight where the recipe has it."""
-        words = []
-        for name in names:
-            field = f"train.objective.adversarial.{name}"
-            if getattr(self._adversarial, name) is None:
-                words.append(f"add {field}, ")
-            elif name == "r1":
-                words.append(f"raise {field}.weight, ")
-        return "".join(words)
+    def _strengthen(self) -> str:
+        """Say which stabilisers to add, and of R1 to raise it where the recipe has it."""
+        game = self._adversarial
+        assert game is not None
+        field = "train.objective.adversarial"
+        augment = "" if game.augment is not None else f"add {field}.augment, "
+        return (f"add {field}.r1, " if game.r1 is None else f"raise {field}.r1.weight, ") + augment
 
     def _see_norms(self, step: int, numbers: Mapping[str, float]) -> None:
         words, troubles = [], []

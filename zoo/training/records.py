@@ -26,7 +26,6 @@ from zoo.training.checkpoint import remove_checkpoints
 
 METRICS = "metrics.jsonl"
 FACTS = "run.json"
-MAX_FACTS_BYTES = 64 << 20
 _OURS = ("model", "samples", "tensorboard", METRICS, "report.html")
 _FIRST = ("tokenizer", METRICS, ".run.tmp-*", ".metrics.tmp-*")
 
