@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from chaos.experiment import Experiment, Outcome
+from chaos.ranks import bad_numbers
 from torch import nn
 from training.squares import GAN, VQGAN, VQVAE, Squares
 
@@ -191,21 +192,27 @@ def _run(folder: Path, quick: bool) -> Outcome:
             if not one.finite or not one.as_asked:
                 print(name, fault, policy, at, one, flush=True)
     finite, asked = sum(one.finite for one in found), sum(one.as_asked for one in found)
+    ways, names = ("2 ranks", "2 ranks with --fsdp"), ("gan",) if quick else ("vqvae", "vqgan", "gan")
+    differ = [
+        f"{case} on {way}"
+        for number, way in enumerate(ways)
+        for case in bad_numbers(folder / f"ranks-{number}", way=way, names=names)
+    ]
     return Outcome(
         f"{len(found)} runs (VQ-VAE, VQGAN, GAN with ADA, LeCam; NaN or Inf in clips, model, discriminator "
         f"or gradient; at the first step and later): weights, EMA, codebook and running means finite in "
-        f"{finite}; stopped, skipped or rolled back as asked in {asked}",
-        finite == asked == len(found),
-        "one rank",
+        f"{finite}; stopped, skipped or rolled back as asked in {asked}; the same on one of two ranks, with "
+        f"and without --fsdp: {', '.join(differ) or 'all ranks finite, as asked and alike in every case'}",
+        met=finite == asked == len(found) and not differ,
     )
 
 
 EXPERIMENTS = [
     Experiment(
         6,
-        "NaN or Inf in clips, model, discriminator or a gradient",
-        "seen before the step; weights, EMA and codebook stay finite; stop, skip or roll back as the recipe "
-        "says",
+        "NaN or Inf in clips, model, discriminator or a gradient, of all ranks or of one",
+        "seen before the step on all ranks; weights, EMA and codebook stay finite; stop, skip or roll back "
+        "as the recipe says",
         _run,
     )
 ]

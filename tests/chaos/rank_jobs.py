@@ -210,6 +210,8 @@ def not_finite(folder: Path, *, names: list[str], fsdp: bool) -> None:
     found = {}
     for name in names:
         for policy, fault in itertools.product(POLICIES, ("clips nan", "model", "discriminator")):
+            if name == "vqvae" and fault == "discriminator":
+                continue
             out = folder / f"{name}-{policy}-{fault}"
             one = survive(out, name, fault, policy, at=3, here=RANK == 1, fsdp=fsdp)
             found[out.name] = [one.finite, one.as_asked, one.steps]

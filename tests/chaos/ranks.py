@@ -13,6 +13,7 @@ from typing import Any
 from chaos.experiment import Experiment, Outcome
 
 from zoo.discovery import DISTRIBUTION, catalogue
+from zoo.training.bench import bench
 
 TESTS = Path(__file__).resolve().parents[1]
 WITHIN = 1e-5
@@ -273,7 +274,30 @@ def _codebooks(folder: Path, quick: bool) -> Outcome:
     )
 
 
+def _scaling(folder: Path, quick: bool) -> Outcome:
+    name = "vqgan-video-tiny"
+    one, two, four = bench(name, ranks=(1, 2, 4), steps=2 if quick else 16, clips_per_rank=4, device="cpu")
+    speeds = ", ".join(f"{speed.clips_per_s:.1f}" for speed in (one, two, four))
+    ring = four.sent_bytes / two.sent_bytes
+    return Outcome(
+        f"{name} on {os.cpu_count()} cores, {speeds} clips a second (2 ranks: "
+        f"{two.clips_per_s / one.clips_per_s / 2:.0%} of twice one); "
+        f"{', '.join(f'{speed.sent_bytes / 1e6:.2f}' for speed in (one, two, four))} MB a step leave a rank; "
+        f"four ranks send {ring:.2f} times what two do, where a ring is 1.50",
+        met=two.clips_per_s > one.clips_per_s and abs(ring - 1.5) < 0.03,
+        note="[distributed.md](distributed.md) has Slurm and Kubernetes examples, this table with --fsdp and "
+        "for larger models, and what follows for 8 to 256 GPUs",
+    )
+
+
 EXPERIMENTS = [
+    Experiment(
+        14,
+        "What several ranks gain and send: zoo bench --ranks 1,2,4",
+        "more clips a second than one where there is a core for each; bytes that follow the ring, from which "
+        "those of any number of GPUs follow",
+        _scaling,
+    ),
     Experiment(
         13,
         "What several ranks save, with weights cut over them or not, is taken over and saved by one process",

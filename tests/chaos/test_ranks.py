@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from chaos.memory import on_one_rank
 from chaos.rank_jobs import Rough
 from chaos.ranks import (
     WITHIN,
@@ -21,7 +22,6 @@ from chaos.ranks import (
     quantizers,
     results,
     rows_measured,
-    run,
     same_as_one,
 )
 from training.squares import VQVAE
@@ -185,14 +185,7 @@ def test_every_row_is_measured_once_on_any_number_of_ranks(tmp_path: Path) -> No
 
 
 def test_without_memory_on_one_rank_all_take_smaller_parts_unless_they_wait_for_it(tmp_path: Path) -> None:
-    run("crowded", 2, tmp_path, {})
-    first, second = results(tmp_path)
-    for case in ("before", "without"):
-        assert first[case][0] == 2
-        assert first[case] == second[case]
-    assert "out of memory with 2 clips at a time, and the other ranks wait for this one" in second["after"]
-    assert "set train.accumulate=2, a smaller train.batch_size" in second["after"]
-    assert isinstance(first["after"], str)  # it lost the other
+    assert on_one_rank(tmp_path) == []
 
 
 @pytest.mark.slow
