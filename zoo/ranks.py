@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from zoo.errors import TrainingError
+from zoo.errors import TrainingError, ZooError
 
 TIMEOUT_S = 300.0
 """Seconds that a rank waits for the others before it gives up."""
@@ -44,6 +44,7 @@ class _Joined:
         self.store = store
         self.timeout_s = timeout_s
         self.turns = 0
+        self.asked = threading.Event()
         self.leaving: list[Callable[[], object]] = []
 
 
@@ -277,6 +278,27 @@ def any_rank(flag: bool) -> bool:
     return bool(told)
 
 
+@contextlib.contextmanager
+def among_others(when: Callable[[], str] = str) -> Iterator[None]:
+    """Within it, an error that says that this rank lost the others tells what to do then.
+
+    Args:
+        when: What to say first, such as the step.
+
+    Raises:
+        TrainingError: A rank died, or did not answer in time.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ZooError) or not is_loss_of_rank(error):
+            raise
+        raise TrainingError(
+            f"{when()}rank {rank()} lost the others: {str(error).splitlines()[0]}. Start all ranks again "
+            "with --auto-resume; they go on from the last checkpoint"
+        ) from error
+
+
 def is_loss_of_rank(error: BaseException) -> bool:
     """Whether an error says that this rank lost the others: one died, or did not answer in time."""
     return distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error))
@@ -369,10 +391,15 @@ def whole(tensor: Tensor) -> Tensor:
     return full.cpu() if is_first() else full.new_empty(0)
 
 
-def on_first(work: Callable[[], _T]) -> _T | None:
+def on_first(work: Callable[[], _T], *, asks: Callable[[], bool] | None = None) -> _T | None:
     """Do something on rank 0 while the others wait, however long it takes; they get None.
 
     The first rank tells the others each second that it is alive.
+
+    Args:
+        work: What is done there.
+        asks: Whether this rank, one of those that wait, wants the work to end early; it ends where it looks
+            at `asked_to_end`.
 
     Raises:
         TrainingError: On the others, when it failed there or its sign of life stays away; on rank 0 whatever
@@ -387,10 +414,11 @@ def on_first(work: Callable[[], _T]) -> _T | None:
     _joined.turns += 1
     store, key = _joined.store, str(_joined.turns)
     if rank():
-        _wait(store, key, _joined.timeout_s)
+        _wait(store, key, _joined.timeout_s, asks)
         return None
     over = threading.Event()
-    beating = threading.Thread(target=_beat, args=(store, key, over), daemon=True)
+    _joined.asked.clear()
+    beating = threading.Thread(target=_beat, args=(store, key, over, _joined.asked), daemon=True)
     beating.start()
     end = "failed"
     try:
@@ -403,20 +431,30 @@ def on_first(work: Callable[[], _T]) -> _T | None:
     return result
 
 
-def _beat(store: Any, key: str, over: threading.Event) -> None:
+def asked_to_end() -> bool:
+    """Whether another rank wants what this one does in `on_first` to end early."""
+    return _joined is not None and _joined.asked.is_set()
+
+
+def _beat(store: Any, key: str, over: threading.Event, asked: threading.Event) -> None:
     beats = 0
     while True:
         store.set(key, f"at work {beats}")
+        if store.check([f"{key} asked"]):
+            asked.set()
         beats += 1
         if over.wait(_BEAT_S):
             return
 
 
-def _wait(store: Any, key: str, timeout_s: float) -> None:
+def _wait(store: Any, key: str, timeout_s: float, asks: Callable[[], bool] | None) -> None:
     said, since = b"", time.monotonic()
     while True:
         try:
             now = store.get(key)
+            if asks is not None and asks():
+                store.set(f"{key} asked", "")
+                asks = None
         except (RuntimeError, ValueError) as error:
             raise TrainingError(f"rank 0 is gone: {str(error).splitlines()[0]}") from error
         if now == b"done":

@@ -25,10 +25,13 @@ import zoo
 from zoo.data.clips import Taken
 from zoo.data.sampling import Draw
 from zoo.discovery import catalogue
+from zoo.errors import TrainingError
 from zoo.ranks import average_gradients, joined, mean_everywhere, same_everywhere, share
 from zoo.testing.subject import Subject
+from zoo.training import trainer
 from zoo.training.loop import training_step
 from zoo.training.run import start
+from zoo.training.session import Session
 
 # Adam divides a gradient by its size: one that is nothing but rounding (of a bias before batch norm) becomes
 # a step of full length, and no two sums are rounded alike. A larger eps leaves such steps small.
@@ -324,6 +327,43 @@ def crowded(folder: Path) -> None:
             else:
                 found[case] = [run.accumulate, digest(run.model)]
     write(folder, found)
+
+
+def asked(folder: Path, *, slow_s: float) -> None:
+    """Train while rank 1 is asked to stop as soon as the first rank measures; keep what came of it."""
+
+    class Asking(Session):
+        def evaluate(self, **options: Any) -> Any:
+            if RANK == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().evaluate(**options)
+
+    trainer.Session = Asking  # type: ignore[misc]
+    clips = {"train": Rough(4), "test": Rough(40, random=False, slow_s=slow_s if RANK == 0 else 0)}
+    began = time.monotonic()
+    result = zoo.train(
+        VQVAE, data=clips, out=folder / "run", steps=2, num_workers=0, device="cpu", progress=False
+    )
+    write(folder, {"seconds": time.monotonic() - began, "interrupted": result.interrupted})
+
+
+def dies_beside(folder: Path) -> None:
+    """Train; rank 1 dies while the first one measures, which is no part of a step."""
+
+    class Dying(Session):
+        def evaluate(self, **options: Any) -> Any:
+            if RANK == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().evaluate(**options)
+
+    trainer.Session = Dying  # type: ignore[misc]
+    clips = {"train": Rough(4), "test": Rough(4, random=False)}
+    options: dict[str, Any] = {"num_workers": 0, "device": "cpu", "progress": False, "timeout_s": 10.0}
+    try:
+        zoo.train(VQVAE, data=clips, out=folder / "run", steps=2, **options)
+    except TrainingError as error:
+        write(folder, str(error))
+        raise
 
 
 def threads_at_the_end(folder: Path, *, fsdp: bool) -> None:

@@ -188,6 +188,21 @@ def test_without_memory_on_one_rank_all_take_smaller_parts_unless_they_wait_for_
     assert on_one_rank(tmp_path) == []
 
 
+def test_a_signal_to_any_rank_ends_what_the_first_one_measures(tmp_path: Path) -> None:
+    ended = launch("asked", 2, tmp_path, {"slow_s": 1.0})  # 40 s, were it not for the signal
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    for one in results(tmp_path):
+        assert one["interrupted"]
+        assert one["seconds"] < 20
+
+
+def test_a_rank_that_is_gone_outside_of_a_step_is_told_of(tmp_path: Path) -> None:
+    assert launch("dies_beside", 2, tmp_path, {}, timeout_s=120).returncode
+    (said,) = results(tmp_path)
+    assert said.startswith("rank 0 lost the others")
+    assert "--auto-resume" in said
+
+
 @pytest.mark.slow
 def test_a_killed_rank_takes_the_other_down_and_both_go_on(tmp_path: Path) -> None:
     down = death_of_a_rank(tmp_path / "down", restarts=0)

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import get_worker_info
 from training.squares import GAN, VQGAN, VQVAE, Squares, squares
 
 import zoo
 from zoo.data import write_video
 from zoo.errors import DataError, OutputExistsError, TrainingError
+from zoo.files import sha256
 from zoo.metrics import evaluate
 from zoo.training import Callback, TrainResult
 from zoo.training.checkpoint import Snapshot, load_checkpoint, save_checkpoint
@@ -221,6 +223,22 @@ def test_a_bent_checkpoint_costs_no_line_of_the_journal_and_adds_no_command(tmp_
         assert metrics.read_bytes() == lines
     state.write_text(json.dumps({**whole, "facts": {**whole["facts"], "resume_command": "rm -rf ~"}}))
     assert "rm" not in run(VQVAE, out, resume=True, steps=3).resume_command.split()
+
+
+@pytest.mark.parametrize("file", ["model", "ema", "optimizers", "rng"])
+def test_tensors_of_another_shape_with_the_right_hash_are_refused(tmp_path: Path, file: str) -> None:
+    out = tmp_path / "run"
+    run(VQVAE, out, steps=2, train={"ema": {"decay": 0.9}})
+    path, state = out / "checkpoint" / f"{file}.safetensors", out / "checkpoint" / "state.json"
+    tensors = {name: torch.cat([x, x]) if x.ndim else x for name, x in load_file(path).items()}
+    save_file(tensors, path)
+    facts = json.loads(state.read_text())
+    facts["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    state.write_text(json.dumps(facts))
+    lines = (out / "metrics.jsonl").read_bytes()
+    with pytest.raises(TrainingError, match="the checkpoint is damaged"):
+        run(VQVAE, out, resume=True, steps=3, train={"ema": {"decay": 0.9}})
+    assert (out / "metrics.jsonl").read_bytes() == lines
 
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
@@ -506,7 +524,7 @@ def test_ctrl_c_while_measuring_ends_it_and_the_run_is_measured_when_it_goes_on(
     assert (again["status"], again["evaluation"]["step"]) == ("finished", 6)
 
 
-def test_the_command_that_goes_on_repeats_what_was_given() -> None:
+def test_the_command_that_goes_on_repeats_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.training.records import train_command
 
     given: dict[str, Any] = {
@@ -523,6 +541,11 @@ def test_the_command_that_goes_on_repeats_what_was_given() -> None:
     )
     resumed = train_command("vqvae-video-tiny", "my clips", Path("runs/a"), **given, resume=True)
     assert resumed == command.replace(" --init encoder=runs/b", "") + " --resume"
+    monkeypatch.setattr("zoo.training.records.world_size", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    ranks = train_command("vqvae-video-tiny", "my clips", Path("runs/a"), **given)
+    assert ranks == f"torchrun --nproc-per-node 4 -m {command}"
+    monkeypatch.undo()
     assert train_command("x", [1], Path("a"), overrides={}) == "zoo.train(..., out='a')"
     cut = train_command("x", "y", Path("a"), overrides={}, fsdp=True, timeout_s=60.0, resume=True)
     assert cut == (

@@ -116,5 +116,15 @@ class Player:
         return self.weights.whole_state(self.optimizer.state_dict())
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `whole_state` gave."""
+        """Put back what `whole_state` gave.
+
+        Raises:
+            ValueError: It is of weights of another shape.
+        """
         self.optimizer.load_state_dict(self.weights.own_state(state))
+        for weight, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.ndim == weight.ndim and value.shape != weight.shape:
+                    raise ValueError(
+                        f"{name} of a weight of {tuple(weight.shape)} is of {tuple(value.shape)}"
+                    )

@@ -20,7 +20,7 @@ from zoo import plain_json
 from zoo.discovery import DISTRIBUTION
 from zoo.errors import OutputExistsError, RecipeError, TrainingError
 from zoo.files import named, new_file, remove_leftovers
-from zoo.ranks import TIMEOUT_S
+from zoo.ranks import TIMEOUT_S, world_size
 from zoo.recipe_files import parse_yaml
 from zoo.training.checkpoint import remove_checkpoints
 
@@ -212,15 +212,15 @@ def train_command(
 ) -> str:
     """The command that repeats a run or goes on with it, or the Python call where it began with objects.
 
-    A resumed run takes no `init`: its checkpoint has those weights already. One with cut weights names as
-    many processes as this machine has now; how machines find each other is for the user to say.
+    A resumed run takes no `init`: its checkpoint has those weights already. One of several processes names
+    as many as this machine has now; how machines find each other is for the user to say.
     """
     if not all(isinstance(item, str | Path) for item in (name, data, *callbacks)):
         return f"zoo.train(..., out={str(folder)!r}{', resume=True' if resume else ''})"
     words = ["zoo", "train", str(name), "--data", str(data), "--out", str(folder)]
-    if fsdp:
+    if fsdp or world_size() > 1:
         processes = os.environ.get("LOCAL_WORLD_SIZE", "2")
-        words = ["torchrun", "--nproc-per-node", processes, "-m", *words, "--fsdp"]
+        words = ["torchrun", "--nproc-per-node", processes, "-m", *words, *(["--fsdp"] if fsdp else [])]
     if steps is not None:
         words += ["--steps", str(steps)]
     for part, source in {} if resume else dict(init or {}).items():

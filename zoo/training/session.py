@@ -22,7 +22,7 @@ from zoo.errors import TrainingError, ZooError
 from zoo.files import is_full_disk
 from zoo.metrics import Stopped, evaluate
 from zoo.metrics.chosen import ChosenClips, evenly_spaced, read_batches
-from zoo.ranks import any_rank, everywhere, gathered, is_loss_of_rank, on_first, rank, world_size
+from zoo.ranks import among_others, any_rank, asked_to_end, everywhere, gathered, on_first, rank, world_size
 from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint import Snapshot, has_checkpoint, load_checkpoint, save_checkpoint
 from zoo.training.clock import Clock
@@ -173,22 +173,17 @@ class Session:
         with bar:
             while run.step < config.steps and not self.interrupted:
                 try:
-                    numbers = training_step(run, clock)
+                    with among_others(lambda: f"step {run.step + 1}: "):
+                        numbers = training_step(run, clock)
                 except NotFiniteError as error:
                     self._roll_back(error, bar)
                     continue
-                except Exception as error:
+                except Exception:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
                     # Of several ranks, though, the others are in the middle of this one.
                     if interrupts.noted is not None and clock.failed and world_size() == 1:
                         self.interrupted = True
                         break
-                    if is_loss_of_rank(error):
-                        raise TrainingError(
-                            f"step {run.step + 1}: rank {rank()} lost the others: "
-                            f"{str(error).splitlines()[0]}. Start all ranks again with --auto-resume; they "
-                            "go on from the last checkpoint"
-                        ) from error
                     raise
                 values = _floats(numbers)
                 self.window.add(values)
@@ -318,7 +313,7 @@ class Session:
                 when left out.
         """
         self.best = self.run.best()
-        return on_first(lambda: self._evaluate(num_clips))
+        return on_first(lambda: self._evaluate(num_clips), asks=self._to_stop)
 
     def _evaluate(self, num_clips: int | None) -> dict[str, Any] | None:
         self.best.to(self.run.device)
@@ -379,7 +374,7 @@ class Session:
             run.free_memory()
 
     def _to_stop(self) -> bool:
-        return self._interrupts.noted is not None
+        return self._interrupts.noted is not None or asked_to_end()
 
     def _log(self, clock: Clock) -> None:
         numbers = self.window.take()

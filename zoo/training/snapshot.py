@@ -84,6 +84,10 @@ def restore(run: Run, snapshot: Snapshot) -> None:
     """Put a run, and the global random generators, back to where a snapshot was taken.
 
     The recipes have to be the same: `refuse_other_recipe` says so first.
+
+    Raises:
+        AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError: It is not what
+            `take_snapshot` makes.
     """
     state, tensors = snapshot.state, snapshot.tensors
     run.let_go()
@@ -99,7 +103,10 @@ def restore(run: Run, snapshot: Snapshot) -> None:
     if run.average is not None:
         mine = own_tensors(run.average.model)
         for name, tensor in mine.items():
-            own_share(tensor).copy_(own_share(cut_alike(tensors["ema"][name], tensor)))
+            kept = tensors["ema"][name]
+            if kept.shape != tensor.shape:
+                raise ValueError(f"{name} is of {tuple(tensor.shape)}, its average of {tuple(kept.shape)}")
+            own_share(tensor).copy_(own_share(cut_alike(kept, tensor)))
         run.average.updates = state["ema_updates"]
     run.step, run.batches = state["step"], state["batches"]
     run.accumulate = _parts(run, state)

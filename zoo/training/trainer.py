@@ -20,7 +20,18 @@ from zoo.building import build, plan, resolve_recipe
 from zoo.devices import DeviceError, pick_device
 from zoo.errors import TrainingError, ZooError
 from zoo.files import is_full_disk
-from zoo.ranks import TIMEOUT_S, any_rank, gathered, joined, on_first, own_device, rank, world_size
+from zoo.ranks import (
+    TIMEOUT_S,
+    among_others,
+    any_rank,
+    gathered,
+    is_loss_of_rank,
+    joined,
+    on_first,
+    own_device,
+    rank,
+    world_size,
+)
 from zoo.training.anneal import check_anneal
 from zoo.training.callbacks import Callbacks, callbacks_of_plugins
 from zoo.training.checkpoint import Snapshot, clean_up, has_checkpoint, load_checkpoint
@@ -42,7 +53,7 @@ from zoo.training.records import (
     versions,
 )
 from zoo.training.rng import isolated_rng
-from zoo.training.run import start
+from zoo.training.run import is_out_of_memory, start
 from zoo.training.session import Session, carried
 from zoo.training.snapshot import refuse_other_recipe, restore
 
@@ -136,7 +147,7 @@ def train(
         onto = pick_device(own_device(device))
     except DeviceError as error:
         raise TrainingError(str(error)) from error
-    with joined(onto, timeout_s):
+    with joined(onto, timeout_s), among_others():
         if resume == "auto":
             folder = Path(out) if out is not None else Path("runs") / resolve_recipe(name, overrides).name
             resume, force = _where_it_stands(folder)
@@ -410,7 +421,9 @@ def _undamaged() -> Iterator[None]:
         yield
     except ZooError:
         raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error) or is_loss_of_rank(error):
+            raise
         raise TrainingError(
             f"the checkpoint is damaged: {type(error).__name__}: {error}; start again with --force, or give "
             "another --out"
