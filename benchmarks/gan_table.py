@@ -4,10 +4,10 @@
     python -m benchmarks.gan_table --only "*-tiny"    # these anew, the others stay as they are
 
 A step is one update of the generator and as many of the discriminators as the recipe says, with what the
-recipe adds to them, on random clips of its size and two of them a batch, on one thread. Processor time is
-counted, so that what else runs on the machine matters little. Steps with a lazy penalty and steps without are
-timed apart and count as often as they come. A recipe that is not through with one of each within the limit is
-left out.
+recipe adds to them, on random clips of its size, on one thread; its seconds are divided by its clips. Processor
+time is counted, so that what else runs on the machine matters little. Steps with a lazy penalty and steps
+without are timed apart and count as often as they come. A recipe that is not through with one of each within
+the limit, or has no memory for it, is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from zoo.training.regularizers import due
 from zoo.training.run import Labelled, Run, start
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "gans-measured.json"
-BATCH = 2
 STEPS = 5
 
 
@@ -65,14 +64,14 @@ def kinds_of_step(run: Run) -> dict[tuple[float, ...], list[int]]:
     return kinds
 
 
-def seconds_a_step(name: str, limit_s: float) -> float:
+def seconds_a_step(name: str, clips: int, limit_s: float) -> float:
     """Train a few steps in this process, which ends when they pass the limit; mean processor seconds."""
     torch.set_num_threads(1)
-    model = zoo.build(name, seed=0, train={"batch_size": BATCH})
+    model = zoo.build(name, seed=0, train={"batch_size": clips})
     assert isinstance(model, Gan)
     clip = model.recipe.clip
-    shape = (BATCH, clip.channels, clip.num_frames, clip.height, clip.width)
-    labels = torch.arange(BATCH) % model.num_classes if model.num_classes else None
+    shape = (clips, clip.channels, clip.num_frames, clip.height, clip.width)
+    labels = torch.arange(clips) % model.num_classes if model.num_classes else None
     run = start(model, torch.device("cpu"))
     signal.setitimer(signal.ITIMER_PROF, limit_s)  # ends the process, in the middle of a kernel too
     batches = itertools.repeat(Labelled(torch.rand(shape) * 2 - 1, labels))
@@ -93,31 +92,35 @@ def seconds_a_step(name: str, limit_s: float) -> float:
 @click.command()
 @click.option("--only", default="*", show_default=True, help="Shell pattern on recipe names.")
 @click.option("--limit", default=60.0, show_default=True, help="Processor seconds a recipe may take.")
+@click.option("--clips", default=2, show_default=True, help="Clips of a step.")
 @click.option("--output", type=click.Path(path_type=Path), default=OUTPUT, help="The file to write.")
 @click.option("--one", hidden=True, help="Measure only this recipe, in this process.")
-def main(only: str, limit: float, output: Path, one: str | None) -> None:
+def main(only: str, limit: float, clips: int, output: Path, one: str | None) -> None:
     """Measure every GAN recipe, and write the file that the page is made from."""
     if one is not None:
-        print(json.dumps(seconds_a_step(one, limit)))
+        print(json.dumps(seconds_a_step(one, clips, limit)))
         return
     old: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
-    steps: dict[str, float | None] = {
-        name: value for name, value in old.get("seconds_a_step", {}).items() if name in names()
-    }
+    found: dict[str, Any] = {name: one for name, one in old.get("recipes", {}).items() if name in names()}
     for name in names():
         if not fnmatch.fnmatch(name, only):
             continue
-        words = [sys.executable, "-m", "benchmarks.gan_table", "--one", name, "--limit", str(limit)]
+        words = [sys.executable, "-m", "benchmarks.gan_table", "--one", name]
+        words += ["--limit", str(limit), "--clips", str(clips)]
         done = subprocess.run(words, capture_output=True, text=True, cwd=OUTPUT.parent.parent)
-        steps[name] = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else None
-        print(name, steps[name], done.stderr.strip().splitlines()[-1:], flush=True)
+        if done.returncode:
+            print(
+                f"{name}: left out, it ended with {done.returncode} {done.stderr.strip()[-200:]}", flush=True
+            )
+            continue
+        found[name] = {"seconds_a_clip": json.loads(done.stdout.splitlines()[-1]) / clips, "clips": clips}
+        print(name, found[name], flush=True)
         document = {
             "command": "python -m benchmarks.gan_table",
             "processor": processor(),
             "cores": os.cpu_count(),
             "torch": torch.__version__.partition("+")[0],
-            "batch": BATCH,
-            "seconds_a_step": steps,
+            "recipes": found,
         }
         output.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -21,7 +21,7 @@ HEAD = (
     "generator",
     "discriminators",
     "makes alone",
-    "s a step",
+    "s a clip",
     "FVD measured here",
 )
 MOMENTS = {"clip": "whole clips", "frames": "any run of frames", "continuous": "any moment"}
@@ -37,8 +37,9 @@ def gan_table(facts_of: Any) -> str:
     names = catalogue().bundled_recipes()
     rows = [_row(facts_of(name), measured) for name in names if _is_gan(facts_of(name))]
     lines = [
-        f"Processor seconds a step by `{measured['command']}` on {measured['processor']}, one thread, "
-        f"{measured['batch']} clips a batch, torch {measured['torch']}.",
+        f"Processor seconds that a clip of a training step takes, by `{measured['command']}` on "
+        f"{measured['processor']}, one thread, torch {measured['torch']}. A step is of two clips, and of one "
+        "where it says so.",
         "",
         f"| {' | '.join(HEAD)} |",
         "|---|---|---|---:|---:|---|---:|---|",
@@ -57,7 +58,6 @@ def _row(facts: dict[str, Any], measured: dict[str, Any]) -> str:
     with torch.device("meta"):
         generator = build_part("generator", made_of["use"], **made_of["options"])
     clip = facts["clip"]
-    seconds = measured["seconds_a_step"].get(facts["name"])
     cells = (
         f"`{facts['name']}`",
         f"[paper]({facts['paper']})" if facts["paper"] else "",
@@ -65,10 +65,17 @@ def _row(facts: dict[str, Any], measured: dict[str, Any]) -> str:
         count(facts["parameters"]),
         count(judges),
         MOMENTS[getattr(generator, "time", "clip")],
-        f"{seconds:.2f}" if seconds is not None else "not measured",
+        _cost(measured["recipes"].get(facts["name"])),
         _fvd(facts["results"]),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _cost(measured: dict[str, Any] | None) -> str:
+    if measured is None:
+        return "not measured"
+    alone = " (one)" if measured["clips"] == 1 else ""
+    return f"{measured['seconds_a_clip']:.3g}{alone}"
 
 
 def _fvd(results: list[dict[str, Any]]) -> str:
