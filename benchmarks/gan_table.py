@@ -4,10 +4,10 @@
     python -m benchmarks.gan_table --only "*-tiny"    # these anew, the others stay as they are
 
 A step is one update of the generator and as many of the discriminators as the recipe says, with what the
-recipe adds to them, on random clips of its size, on one thread; its seconds are divided by its clips. Processor
-time is counted, so that what else runs on the machine matters little. Steps with a lazy penalty and steps
-without are timed apart and count as often as they come. A recipe that is not through with one of each within
-the limit, or has no memory for it, is left out.
+recipe adds to them, on random clips of its size, on one thread; its seconds are divided by its clips.
+Processor time is counted, so that what else runs on the machine matters little. Steps with a lazy penalty and
+steps without are timed apart and count as often as they come. A recipe that is not through with one of each
+within the limit, or has no memory for it, is left out.
 """
 
 from __future__ import annotations
