@@ -44,7 +44,7 @@ def decode(
       zoo decode runs/first out.zoo again.mp4
       zoo decode runs/first small.zoo again.mp4 --prior runs/prior
     """
-    from zoo.cli.models import check_output, load_autoencoder, load_prior
+    from zoo.cli.models import check_output, load_autoencoder, load_prior_if_given
 
     check_output(output, force=force)
 
@@ -57,7 +57,7 @@ def decode(
     with TokenReader(source) as reader:
         header = reader.header
         autoencoder = load_autoencoder(model, device)
-        reader.check(autoencoder, load_prior(prior, device))
+        reader.check(autoencoder, load_prior_if_given(prior, device))
         with (
             VideoWriter(output, fps=header.fps, force=force) as writer,
             tqdm(unit=" frames", desc="decoding", disable=as_json or None) as progress,

@@ -67,7 +67,7 @@ def encode(
       zoo decode runs/first out.zoo again.mp4
       zoo encode runs/first in.mp4 small.zoo --prior runs/prior
     """
-    from zoo.cli.models import check_output, load_autoencoder, load_prior
+    from zoo.cli.models import check_output, load_autoencoder, load_prior_if_given
 
     check_output(output, force=force)
 
@@ -80,7 +80,7 @@ def encode(
 
     info = probe_video(source)
     autoencoder = load_autoencoder(model, device)
-    odds = load_prior(prior, device)
+    odds = load_prior_if_given(prior, device)
     overlap = window_overlap(autoencoder, overlap)
     header = header_for(
         autoencoder,

@@ -136,11 +136,16 @@ def eval_command(
     if num_clips is not None and num_clips > len(dataset):
         click.echo(f"{num_clips} clips were asked for; there are {len(dataset)}", err=True)
     if codec:
-        from zoo.cli.models import load_prior
+        from zoo.cli.models import load_prior_if_given
         from zoo.metrics import rate_distortion
 
         result = rate_distortion(
-            loaded, dataset, coder=coder, prior=load_prior(prior, device), num_clips=num_clips, progress=True
+            loaded,
+            dataset,
+            coder=coder,
+            prior=load_prior_if_given(prior, device),
+            num_clips=num_clips,
+            progress=True,
         )
         if plot is not None:
             _draw(plot, result, force=force)

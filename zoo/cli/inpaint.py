@@ -11,7 +11,6 @@ from zoo.cli.common import ExistingFile, device_option, force_option, json_optio
 from zoo.cli.sampling import (
     label_number,
     label_option,
-    load_prior,
     read_clip,
     sampling_of,
     sampling_options,
@@ -53,7 +52,7 @@ def inpaint(
       zoo inpaint runs/prior in.mp4 mask.png out.mp4
     """
     from zoo import progress
-    from zoo.cli.models import check_output
+    from zoo.cli.models import check_output, load_prior
 
     check_output(output, force=force)
     prior = load_prior(model, device)

@@ -52,17 +52,22 @@ def load_sampler(reference: str, device: str | None) -> Sampler:
     return model
 
 
-def load_prior(reference: str | None, device: str | None) -> TokenPrior | None:
-    """Load a prior over codes, where one is given; any other model is a usage error."""
-    if reference is None:
-        return None
+def load_prior(reference: str, device: str | None) -> TokenPrior:
+    """Load a prior over tokens; any other model is a usage error that says what to take."""
+    from zoo.assemblies import TokenPrior
+
     model = load_model(reference, device)
-    if model.recipe.assembly != "token-prior":
+    if not isinstance(model, TokenPrior):
         raise click.UsageError(
-            f"--prior: {reference} is not a prior over the codes of a tokenizer (token-prior) but of "
-            f"the assembly {model.recipe.assembly}. zoo list --kind model names those"
+            f"{reference} is no prior over tokens but of the assembly {model.recipe.assembly}. See: zoo list "
+            '"*prior*"'
         )
     return model
+
+
+def load_prior_if_given(reference: str | None, device: str | None) -> TokenPrior | None:
+    """Load a prior over tokens, where one is given."""
+    return None if reference is None else load_prior(reference, device)
 
 
 def load_model(reference: str, device: str | None) -> Any:

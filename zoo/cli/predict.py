@@ -12,8 +12,6 @@ from zoo.cli.sampling import (
     between_option,
     label_number,
     label_option,
-    load_between,
-    load_prior,
     read_clip,
     sampling_of,
     sampling_options,
@@ -59,7 +57,7 @@ def predict(
       zoo predict runs/prior start.mp4 out.mp4 --num-frames 32
       zoo predict runs/prior start.mp4 out.mp4 --given 4 --num-frames 16 --temperature 0.9
     """
-    from zoo.cli.models import check_output
+    from zoo.cli.models import check_output, load_prior, load_prior_if_given
 
     check_output(output, force=force)
     prior = load_prior(model, device)
@@ -75,7 +73,7 @@ def predict(
             num_frames,
             label=label_number(label, prior),
             seed=seed,
-            between=load_between(between, device),
+            between=load_prior_if_given(between, device),
             **sampling_of(drawing),
         )
     both_1CTHW = torch.cat([x_1CTHW, made_1CTHW.cpu()], dim=2)

@@ -15,7 +15,6 @@ from zoo.cli.sampling import (
     between_option,
     label_number,
     label_option,
-    load_between,
     sampling_of,
     sampling_options,
     seed_option,
@@ -89,7 +88,7 @@ def sample(
       zoo sample runs/prior out.mp4 --class wave --num-frames 64 --top-p 0.95
       zoo sample runs/sparse out.mp4 --between runs/prior --num-frames 512
     """
-    from zoo.cli.models import check_output, load_sampler
+    from zoo.cli.models import check_output, load_prior_if_given, load_sampler
 
     check_output(output, force=force)
     rows, columns = grid or _square(num or 1)
@@ -115,7 +114,7 @@ def sample(
             f"{model} is a {sampler.recipe.assembly}, which draws no codes: leave {named} out"
         )
     if between is not None:
-        more["between"] = load_between(between, device)
+        more["between"] = load_prior_if_given(between, device)
     total = num_frames or sampler.recipe.clip.num_frames
     fps = fps or sampler.recipe.clip.playback_fps
     number = label_number(label, sampler)

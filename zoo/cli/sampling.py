@@ -83,25 +83,6 @@ def label_number(label: str | None, model: Sampler) -> int | None:
     raise click.BadParameter(f"{label!r} is no label of this model; it has: {known}", param_hint="--label")
 
 
-def load_prior(reference: str, device: str | None) -> TokenPrior:
-    """Load a prior over tokens; any other model is a usage error that says what to take."""
-    from zoo.assemblies import TokenPrior
-    from zoo.cli.models import load_model
-
-    model = load_model(reference, device)
-    if not isinstance(model, TokenPrior):
-        raise click.UsageError(
-            f"{reference} is no prior over tokens but of the assembly {model.recipe.assembly}. See: zoo list "
-            '"*prior*"'
-        )
-    return model
-
-
-def load_between(reference: str | None, device: str | None) -> TokenPrior | None:
-    """Load the prior that fills in what another leaves out; None where none was given."""
-    return None if reference is None else load_prior(reference, device)
-
-
 def read_clip(path: Path, clip: Clip, *, num_frames: int | None = None) -> Tensor:
     """Read a video or image as a model was shown its clips: rate, scaled, centre cut out.
 

@@ -144,6 +144,7 @@ class Session:
         self.interrupted = False
         self.passed_over: tuple[Path, ...] = ()
         self._furthest = self._rolled_back = 0
+        self._shown: Tensor | None = None
 
     def train(self, batches: Callable[[int], Iterator[Labelled]]) -> None:
         """Step until the recipe's last step or an interrupt, logging, evaluating and saving on the way.
@@ -384,17 +385,19 @@ class Session:
         self.callbacks.call("on_log", self.run.step, numbers)
 
     def _shown_clips(self) -> Tensor:
-        """Read the held-out clips of samples/ as those to measure: by workers, which may die of one."""
+        """Read the held-out clips of samples/, once: by workers, as those to measure, which may die of one."""
         assert self.heldout is not None
-        chosen = evenly_spaced(len(self.heldout), NUM_SAMPLES)  # type: ignore[arg-type]
-        batches = read_batches(
-            ChosenClips(self.heldout, chosen),
-            batch_size=1,
-            num_workers=self._num_workers,
-            progress=False,
-            stop=self._to_stop,
-        )
-        return torch.cat(list(batches))
+        if self._shown is None:
+            chosen = evenly_spaced(len(self.heldout), NUM_SAMPLES)  # type: ignore[arg-type]
+            batches = read_batches(
+                ChosenClips(self.heldout, chosen),
+                batch_size=1,
+                num_workers=self._num_workers,
+                progress=False,
+                stop=self._to_stop,
+            )
+            self._shown = torch.cat(list(batches))
+        return self._shown
 
     @torch.no_grad()
     def _write_samples(self) -> None:
