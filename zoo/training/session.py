@@ -385,7 +385,7 @@ class Session:
         self.callbacks.call("on_log", self.run.step, numbers)
 
     def _shown_clips(self) -> Tensor:
-        """Read the held-out clips of samples/, once: by workers, as those to measure, which may die of one."""
+        """Read the held-out clips of samples/ once, by workers as those to measure: they may die of one."""
         assert self.heldout is not None
         if self._shown is None:
             chosen = evenly_spaced(len(self.heldout), NUM_SAMPLES)  # type: ignore[arg-type]
