@@ -241,6 +241,15 @@ def test_tensors_of_another_shape_with_the_right_hash_are_refused(tmp_path: Path
     assert (out / "metrics.jsonl").read_bytes() == lines
 
 
+def test_no_memory_for_the_optimizer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("zoo.training.player.Player.update", full)
+    with pytest.raises(TrainingError, match=r"step 1: out of memory.*set a smaller train.batch_size"):
+        run(VQVAE, tmp_path / "run", steps=2)
+
+
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(VQVAE, out, steps=1)

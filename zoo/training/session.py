@@ -179,12 +179,18 @@ class Session:
                 except NotFiniteError as error:
                     self._roll_back(error, bar)
                     continue
-                except Exception:
+                except Exception as error:
                     # The same Ctrl-C ends the loader's workers; between two steps that is no fault.
                     # Of several ranks, though, the others are in the middle of this one.
                     if interrupts.noted is not None and clock.failed and world_size() == 1:
                         self.interrupted = True
                         break
+                    if is_out_of_memory(error) and not isinstance(error, ZooError):
+                        raise TrainingError(
+                            f"step {run.step + 1}: out of memory where no part of a batch can be made smaller "
+                            f"({str(error).splitlines()[0]}): set a smaller train.batch_size or smaller clips, "
+                            "and start again"
+                        ) from error
                     raise
                 values = _floats(numbers)
                 self.window.add(values)
