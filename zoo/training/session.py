@@ -187,9 +187,9 @@ class Session:
                         break
                     if is_out_of_memory(error) and not isinstance(error, ZooError):
                         raise TrainingError(
-                            f"step {run.step + 1}: out of memory where no part of a batch can be made smaller "
-                            f"({str(error).splitlines()[0]}): set a smaller train.batch_size or smaller clips, "
-                            "and start again"
+                            f"step {run.step + 1}: out of memory where nothing can be cut into smaller parts "
+                            f"({str(error).splitlines()[0]}): set a smaller train.batch_size or smaller "
+                            "clips, and start again"
                         ) from error
                     raise
                 values = _floats(numbers)
