@@ -108,6 +108,26 @@ def test_inheritance_merges_same_parts_and_starts_others_clean(tmp_path: Path) -
     assert resolved.where("quantizer", "levels") == "override"
 
 
+def test_another_augmentation_starts_clean() -> None:
+    source = catalogue().source("gan-video-digan-tiny")
+
+    def augment(change: Any) -> dict[str, Any]:
+        overrides = {"train": {"objective": {"adversarial": {"augment": change}}}}
+        adversarial = resolve(source, overrides, catalogue().recipes).recipe.train.objective.adversarial
+        assert adversarial is not None
+        assert adversarial.augment is not None
+        return adversarial.augment.model_dump()
+
+    assert augment({})["policy"] == ["color", "translation"]
+    other = augment({"use": "ada", "adjust_clips": 20_000})
+    assert (other["use"], other["adjust_clips"]) == ("ada", 20_000)
+    assert "policy" not in other
+    with pytest.raises(
+        RecipeError, match=r"augment\.ada\.targt: .* 'target'\? Allowed: adjust_clips, color, "
+    ):
+        augment({"use": "ada", "targt": 0.5})
+
+
 def test_one_of_several_discriminators_is_changed_by_its_number() -> None:
     source = catalogue().source("gan-video-base")
     recipe = resolve(source, {"discriminator": {"1": {"noise_sigma": 0.0}}}, catalogue().recipes).recipe

@@ -204,7 +204,9 @@ def _merge_plain(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
     for key, value in over.items():
         old = result.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = _merge_plain(old, value) if both else value  # type: ignore[arg-type]
+        # What an augmentation takes depends on its `use`, as a part's options do.
+        mixed = _merge_part if key == "augment" else _merge_plain
+        result[key] = mixed(old, value) if both else value  # type: ignore[arg-type]
     return result
 
 
@@ -282,13 +284,26 @@ def _allowed_fields(path: Path_) -> list[str]:
     from zoo.recipes import Recipe
 
     model: type[BaseModel] = Recipe
+    choices: dict[str, type[BaseModel]] = {}
     for step in path:
         field = model.model_fields.get(str(step))
         if field is None:
+            model = choices.get(str(step), model)
             continue
-        inner = next((m for m in _models_in(field.annotation) if issubclass(m, BaseModel)), None)
-        model = inner or model
+        inner = [m for m in _models_in(field.annotation) if issubclass(m, BaseModel)]
+        choices = {
+            str(use): m
+            for m in inner
+            if "use" in m.model_fields
+            for use in _words(m.model_fields["use"].annotation)
+        }
+        model = inner[0] if inner else model
     return list(model.model_fields)
+
+
+def _words(annotation: Any) -> tuple[Any, ...]:
+    """Return what a `Literal` allows; nothing of another type."""
+    return getattr(annotation, "__args__", ())
 
 
 def _models_in(annotation: Any) -> Iterator[type]:

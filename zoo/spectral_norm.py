@@ -107,6 +107,11 @@ def normalize_weights(module: nn.Module) -> None:
             spectral_norm(layer)
 
 
+def is_normalized(module: nn.Module) -> bool:
+    """Whether a layer within a module has spectral norm, by `spectral_norm` or torch's parametrization."""
+    return any(type(part).__name__ == _SpectralNorm.__name__ for part in module.modules())
+
+
 def original_weight(module: nn.Module) -> nn.Parameter:
     """Return the parameter behind a layer's weight, spectrally normalised or not."""
     if not parametrize.is_parametrized(module, "weight"):

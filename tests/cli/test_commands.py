@@ -63,6 +63,7 @@ def test_help_shows_an_example_that_is_a_command(run_zoo: Zoo, words: list[str])
         (["eval", "nowhere", "--data", "demo"], "there is no folder nowhere"),
         (["sample", "nowhere", "out.mp4", "--grid", "4"], "ROWSxCOLUMNS"),
         (["sample", "nowhere", "out.mp4", "--grid", "2x2", "--num", "5"], "does not fit"),
+        (["sample", "nowhere", "out.mp4", "--fps", "0"], "x>0"),
         (["list", "--kind", "codec"], "quantizer"),
         (["weights", "check", "nowhere"], "does not exist"),
     ],

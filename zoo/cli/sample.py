@@ -49,7 +49,12 @@ _size = _two_numbers("HEIGHTxWIDTH", "128x128", 4)
 @click.option("--num", type=click.IntRange(1, 10_000), metavar="N", help="Videos to make. Fills the grid.")
 @click.option("--grid", callback=_grid, metavar="RxC", help="Rows and columns of the output, such as 4x4.")
 @click.option("--num-frames", type=click.IntRange(min=1), metavar="T", help="Frames a video.")
-@click.option("--fps", type=float, metavar="F", help="Frames a second: the same motion, finer or coarser.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="F",
+    help="Frames a second: the same motion, finer or coarser.",
+)
 @label_option
 @click.option("--size", callback=_size, metavar="HxW", help="Size of a frame, for generators that make any.")
 @between_option

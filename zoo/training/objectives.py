@@ -33,8 +33,10 @@ from torch import Tensor, nn
 
 from zoo.errors import TrainingError
 from zoo.ranks import mean_everywhere, shared_draw
+from zoo.spectral_norm import is_normalized
 
 if TYPE_CHECKING:
+    from zoo.assemblies import Assembly
     from zoo.outputs import Judged
     from zoo.recipes import Adversarial, Objective, Perceptual, Recipe, Reconstruction
 
@@ -365,14 +367,6 @@ def check_objective(name: str, recipe: Recipe) -> None:
 
 
 def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> None:
-    held = adversarial.gradient_penalty or adversarial.r1 or adversarial.r2 or adversarial.spectral_norm
-    normed = all("spectral" in str(choice.options) for choice in recipe.discriminator)
-    if adversarial.loss == "wasserstein" and not held and not normed:
-        raise TrainingError(
-            f"{name!r} plays the Wasserstein game and nothing holds the slope of its discriminators, so "
-            "their scores would grow without end; set "
-            "train.objective.adversarial.gradient_penalty: {weight: 10}"
-        )
     if adversarial.path_length is not None and recipe.assembly == "autoencoder":
         raise TrainingError(
             f"{name!r} is an autoencoder: it has no noise, along which path_length measures; set "
@@ -410,6 +404,21 @@ def _check_stabilisers(name: str, recipe: Recipe, adversarial: Adversarial) -> N
         raise TrainingError(
             f"{name!r} changes the colours of {what}, which are no colours; clips of 1, 3 or 4 channels have "
             "some. Leave color out of train.objective.adversarial.augment (of ada: color: false)"
+        )
+
+
+def check_slopes(model: Assembly, adversarial: Adversarial) -> None:
+    """Refuse the Wasserstein game where nothing holds the slope of a discriminator.
+
+    Raises:
+        TrainingError: It says what to set.
+    """
+    held = adversarial.gradient_penalty or adversarial.r1 or adversarial.r2
+    if adversarial.loss == "wasserstein" and not held and not all(map(is_normalized, model.discriminator)):
+        raise TrainingError(
+            f"{model.name!r} plays the Wasserstein game and nothing holds the slope of its discriminators, "
+            "so their scores would grow without end; set "
+            "train.objective.adversarial.gradient_penalty: {weight: 10}"
         )
 
 

@@ -24,7 +24,7 @@ from zoo.training.categories import check_categories
 from zoo.training.contrastive import ContrastiveMemory
 from zoo.training.ema import MovingAverage
 from zoo.training.finite import IN_A_ROW, Buffers, NotFiniteError
-from zoo.training.objectives import objective_of_whole_batches
+from zoo.training.objectives import check_slopes, objective_of_whole_batches
 from zoo.training.player import Numbers, Player, Weights
 from zoo.training.regularizers import LecamMeans, PathLengthMean
 from zoo.training.rng import step_generator
@@ -354,6 +354,7 @@ def start(model: Assembly, device: torch.device, *, fsdp: bool = False) -> Run:
         if adversarial.augment is not None:
             check_speed(adversarial.augment, model)
             keepers["augment"] = make_augment(adversarial.augment)
+        check_slopes(model, adversarial)
         if adversarial.lecam is not None:
             keepers["lecam"] = LecamMeans(len(model.discriminator), decay=adversarial.lecam.decay)
         if adversarial.categories is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from zoo.checks import is_power_of_two
@@ -51,6 +52,24 @@ def num_halvings(part: str, /, *, image_size: int) -> int:
     """
     check_image_size(part, image_size)
     return image_size.bit_length() - 3
+
+
+def run_of_frames(part: str, times_BT: Tensor, *, num_clips: int) -> tuple[int, int]:
+    """Return the first frame and one past the last of the frames that are asked for.
+
+    Raises:
+        PortError: They are no run of whole frames, the same in every row.
+    """
+    shape = tuple(times_BT.shape)
+    if len(shape) == 2 and shape[0] == num_clips and shape[1]:
+        start = int(times_BT[0, 0])
+        run = torch.arange(start, start + shape[1], device=times_BT.device, dtype=times_BT.dtype)
+        if bool((times_BT == run).all()):
+            return start, start + shape[1]
+    raise PortError(
+        f"{part} makes runs of whole frames: times_BT has to be ({num_clips}, frames) with the same numbers "
+        f"n, n + 1, ... in every row; it was given shape {shape}: {times_BT.flatten()[:4].tolist()}, ..."
+    )
 
 
 def check_input(x: Tensor, *, part: str, in_channels: int, min_size: tuple[int, int, int], axes: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
 from zoo.spectral_norm import original_weight
-from zoo_gan.checks import check_counts, check_natural
+from zoo_gan.checks import check_counts, check_natural, run_of_frames
 from zoo_gan.dvdgan.layers import (
     ConvGRU,
     GeneratorBlock,
@@ -204,7 +204,7 @@ class DVDGANGenerator(nn.Module):
         """
         condition_BTE = self._condition(noise)
         num_frames = condition_BTE.shape[1]
-        begin, end = (0, num_frames) if times_BT is None else self._window(times_BT, num_frames)
+        begin, end = (0, num_frames) if times_BT is None else self._window(times_BT, condition_BTE)
         condition_BTE = condition_BTE[:, :end]
         x = rearrange(self.affine(condition_BTE), "B T (C h w) -> B T C h w", h=_GRID, w=_GRID)
         for number, group in enumerate(self.groups, start=1):
@@ -234,15 +234,15 @@ class DVDGANGenerator(nn.Module):
             [noise["content"], repeat(class_BE, "B E -> B T E", T=found[1]).to(noise["content"].dtype)], dim=2
         )
 
-    def _window(self, times_BT: Tensor, num_frames: int) -> tuple[int, int]:
+    def _window(self, times_BT: Tensor, condition_BTE: Tensor) -> tuple[int, int]:
         """Read which frames [begin, end) are asked for."""
         if self.time == "clip":
             raise PortError(
                 f"{PART} with attention='separable' makes whole clips only, each frame depends on all "
                 "others; leave times_BT out and cut the clip, or train with attention='none'"
             )
-        begin = int(times_BT[0, 0])
-        end = begin + times_BT.shape[1]
+        num_clips, num_frames = condition_BTE.shape[:2]
+        begin, end = run_of_frames(PART, times_BT, num_clips=num_clips)
         if begin < 0 or end > num_frames:
             raise PortError(
                 f"{PART} was asked for frames {begin} to {end - 1} by noise of {num_frames} frames; draw "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
 from zoo.precision import full_precision
-from zoo_gan.checks import check_counts, check_natural, num_halvings
+from zoo_gan.checks import check_counts, check_natural, num_halvings, run_of_frames
 from zoo_gan.noise import draw_clips, normal_rows
 
 PART = "generator 'mocogan'"
@@ -171,13 +171,20 @@ class MoCoGANGenerator(nn.Module):
             x_BCTHW in [-1, 1].
 
         Raises:
-            PortError: A tensor is missing or has another shape than `draw_noise` gives it.
+            PortError: A tensor is missing or has another shape than `draw_noise` gives it, or `times_BT` is
+                no run of frames that it was drawn for.
         """
         self._check_noise(noise)
         steps_BTM = noise["motion"]
         first, num_frames = 0, steps_BTM.shape[1]
         if times_BT is not None:
-            first, num_frames = int(times_BT[0, 0]), times_BT.shape[1]
+            first, end = run_of_frames(PART, times_BT, num_clips=len(steps_BTM))
+            if first < 0 or end > num_frames:
+                raise PortError(
+                    f"{PART} was asked for frames {first} to {end - 1} with noise of {num_frames} frames; "
+                    f"draw noise for {max(end, 1)}, and count from 0"
+                )
+            num_frames = end - first
         motion_BTM = self._motion_path(noise["motion_start"], steps_BTM[:, : first + num_frames])[:, first:]
         category_BN = noise["category"] if not self.num_classes else self._one_hot(noise["label"])
         still_BTK = repeat(torch.cat([noise["content"], category_BN], dim=1), "B K -> B T K", T=num_frames)

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
-from zoo_gan.checks import check_counts, check_image_size
+from zoo_gan.checks import check_counts, check_image_size, run_of_frames
 from zoo_gan.mocogan_hd.motion import MotionWalk, principal_directions
 from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.stylegan2.networks import MappingNetwork, SynthesisNetwork
@@ -218,15 +218,14 @@ class MoCoGANHDGenerator(nn.Module):
             x_BCTHW; in [-1, 1] in eval mode, without bounds in train mode.
 
         Raises:
-            PortError: A tensor is missing or has another shape than `draw_noise` gives it, or the noise is of
-                fewer frames than are asked for.
+            PortError: A tensor is missing or has another shape than `draw_noise` gives it, or `times_BT` is
+                no run of frames that it was drawn for.
         """
         self._check_noise(noise)
         motion_BSZ = noise["motion"]
         start = 0
         if times_BT is not None:
-            start = int(times_BT[0, 0])
-            end = start + times_BT.shape[1]
+            start, end = run_of_frames(PART, times_BT, num_clips=len(motion_BSZ))
             if start < 0 or end > motion_BSZ.shape[1] + 1:
                 raise PortError(
                     f"{PART} was asked for frames {start} to {end - 1} with noise of "

@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from zoo.errors import PortError
-from zoo_gan.checks import check_counts, check_natural
+from zoo_gan.checks import check_counts, check_natural, run_of_frames
 from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.r3gan.layers import (
     BASIS_SIZE,
@@ -251,8 +251,7 @@ class R3GANVideoGenerator(nn.Module):
         num_frames = self._check_noise(noise)
         start, stop = 0, num_frames
         if times_BT is not None:
-            start = int(times_BT[0, 0])
-            stop = start + times_BT.shape[1]
+            start, stop = run_of_frames(PART, times_BT, num_clips=len(noise["content"]))
             if start < 0 or stop > num_frames:
                 raise PortError(
                     f"{PART}: frames {start} to {stop - 1} are asked for; the noise was drawn for "
