@@ -14,7 +14,7 @@ Decoder: ``z_BDthw -> x_BCTHW``; latent_dim, out_channels, stride, causal, last_
 
 Generator: ``noise, [times_BT], [size_HW] -> x_BCTHW`` and ``draw_noise(num, num_frames, generator=, device=)
 -> noise``; noise_dim, emits, conditions, out_channels, size_HW, last_layer, [time], [num_classes],
-[compiles], ``[own_loss(noise) -> scalar]``.
+[compiles], ``[own_loss(noise) -> scalar]``, ``[walked(noise) -> noise]``.
 
 Prior, a generator that emits "indices": ``indices_Bqthw, [label_B=] -> logits``, ``loss(indices_Bqthw,
 label_B=, generator=) -> scalar``, ``frames(noise, sampling, given_Bqthw=) -> Iterator[indices_Bqhw]`` and,
@@ -39,6 +39,8 @@ Noise is a dict of tensors, batch first, so that a clip is the same whatever bat
 `min_size` is the smallest (T, H, W) a discriminator can judge; T is 1 when it judges images.
 `own_loss(noise)` of a generator, where there is one, is a scalar that it is trained with beside what the
 discriminators say, weighed inside; it is called after `forward` of the same noise, in training only.
+`walked(noise)`, where there is one, does once what each run of frames would begin with (a recurrent walk from
+the first frame), and returns what `forward` takes in the place of the noise. Samples are made from it.
 `size_HW` is the only frame size a generator can make or a discriminator can judge, or None when any is right;
 such a generator makes the size it is asked for by ``size_HW=``.
 `compiles`, True when left out, is whether `train.compile` makes a program of a generator: one whose shapes

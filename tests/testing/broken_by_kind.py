@@ -277,6 +277,15 @@ class CountsFromTheCall(Generator):
         return x_BCTHW if times_BT is None else x_BCTHW[:, :, : times_BT.shape[1]]
 
 
+class WalksElsewhere(CountsFromTheCall):
+    def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
+        x_BCTHW = Generator.forward(self, noise)
+        return x_BCTHW if times_BT is None else x_BCTHW[:, :, times_BT[0].long()]
+
+    def walked(self, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value + 1 for name, value in noise.items()}
+
+
 class LongerDrawDiffers(Generator):
     time = "frames"
 
@@ -617,6 +626,7 @@ BROKEN: list[tuple[Family, str, str]] = [
     ("generator", "shapes", "AlwaysFourFrames"),
     ("generator", "shapes", "WrongSize"),
     ("generator", "moments_made_alone", "CountsFromTheCall"),
+    ("generator", "moments_made_alone", "WalksElsewhere"),
     ("generator", "longer_draw_begins_alike", "LongerDrawDiffers"),
     ("generator", "label_matters", "ForgetsLabel"),
     ("generator", "video_range", "BytesRange"),

@@ -163,6 +163,8 @@ class Gan(Sampler):
         ]
         if piece is None or self.time == "clip":
             piece = num_frames
+        if hasattr(self.generator, "walked"):
+            batches = [self.generator.walked(noise) for noise in batches]
         for start in range(0, num_frames, piece):
             end = min(start + piece, num_frames)
             yield torch.cat([self._run(noise, start, end, step, size_HW) for noise in batches])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -153,12 +154,13 @@ def check_moments_made_alone(subject: Subject) -> None:
     windows = [(0, 1), (0, 4), (3, 8), (8, 9), (0, 9)]
     with torch.no_grad():
         whole = subject.named(module(noise))["output"]
-        for start, end in windows:
+        walked = {" after `walked`": module.walked(noise)} if hasattr(module, "walked") else {}
+        for (after, given), (start, end) in itertools.product({"": noise, **walked}.items(), windows):
             times_BT = torch.arange(start, end).float().expand(2, -1)
             require_equal(
-                {"frames": subject.named(module(noise, times_BT))["output"]},
+                {"frames": subject.named(module(given, times_BT))["output"]},
                 {"frames": whole[:, :, start:end]},
-                promised=f"frames [{start}, {end}) made alone are those of the whole clip",
+                promised=f"frames [{start}, {end}) made alone{after} are those of the whole clip",
                 todo="let a frame depend on its time and the clip's noise, not on where the call starts",
                 tolerance=1e-5,
             )

@@ -1,4 +1,4 @@
-"""Generators that make runs of whole frames refuse all other times, rather than to make other frames."""
+"""Generators that make runs of whole frames: other times are refused, no step of a walk is taken twice."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def test_other_times_are_refused(name: str) -> None:
         for first in (-1.0, 7.0):
             with pytest.raises(PortError, match=r"frames|out of 0 to 7"):
                 model(noise, torch.tensor([[first, first + 1]] * 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"), [("gan-video-tiny", "recurrent"), ("gan-video-mocogan-hd-tiny", "motion.cell")]
+)
+def test_a_clip_in_pieces_takes_each_step_of_its_walk_once(name: str, cell: str) -> None:
+    model: Any = zoo.build(name, seed=0).eval()
+    steps: list[None] = []
+    model.generator.get_submodule(cell).register_forward_hook(lambda *_: steps.append(None))
+    pieces = list(model.sample_pieces(1, num_frames=48, seed=3, piece=4))
+    assert len(pieces) == 12
+    assert len(steps) in (47, 48)
+    assert torch.allclose(torch.cat(pieces, dim=2), model.sample(1, num_frames=48, seed=3), atol=1e-5)

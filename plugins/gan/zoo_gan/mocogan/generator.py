@@ -20,6 +20,7 @@ from zoo_gan.checks import check_counts, check_natural, num_halvings, run_of_fra
 from zoo_gan.noise import draw_clips, normal_rows
 
 PART = "generator 'mocogan'"
+_PATH = "path"
 
 
 class MoCoGANGenerator(nn.Module):
@@ -164,7 +165,7 @@ class MoCoGANGenerator(nn.Module):
         """Make a clip from each row of noise.
 
         Args:
-            noise: What `draw_noise` returns; any number of clips and frames.
+            noise: What `draw_noise` or `walked` returns; any number of clips and frames.
             times_BT: Frames to make, the same consecutive numbers in each row; all of them when left out.
 
         Returns:
@@ -175,23 +176,41 @@ class MoCoGANGenerator(nn.Module):
                 no run of frames that it was drawn for.
         """
         self._check_noise(noise)
-        steps_BTM = noise["motion"]
-        first, num_frames = 0, steps_BTM.shape[1]
+        is_walked = _PATH in noise
+        moved_BTM = noise[_PATH if is_walked else "motion"]
+        first, end = 0, moved_BTM.shape[1]
         if times_BT is not None:
-            first, end = run_of_frames(PART, times_BT, num_clips=len(steps_BTM))
-            if first < 0 or end > num_frames:
+            first, end = run_of_frames(PART, times_BT, num_clips=len(moved_BTM))
+            if first < 0 or end > moved_BTM.shape[1]:
                 raise PortError(
-                    f"{PART} was asked for frames {first} to {end - 1} with noise of {num_frames} frames; "
-                    f"draw noise for {max(end, 1)}, and count from 0"
+                    f"{PART} was asked for frames {first} to {end - 1} with noise of {moved_BTM.shape[1]} "
+                    f"frames; draw noise for {max(end, 1)}, and count from 0"
                 )
-            num_frames = end - first
-        motion_BTM = self._motion_path(noise["motion_start"], steps_BTM[:, : first + num_frames])[:, first:]
+        path_BTM = moved_BTM[:, :end]
+        if not is_walked:
+            path_BTM = self._motion_path(noise["motion_start"], path_BTM)
         category_BN = noise["category"] if not self.num_classes else self._one_hot(noise["label"])
-        still_BTK = repeat(torch.cat([noise["content"], category_BN], dim=1), "B K -> B T K", T=num_frames)
-        z_BTZ = torch.cat([still_BTK, motion_BTM], dim=2)
+        still_BK = torch.cat([noise["content"], category_BN], dim=1)
+        z_BTZ = torch.cat([repeat(still_BK, "B K -> B T K", T=end - first), path_BTM[:, first:]], dim=2)
         frames = self.main(rearrange(z_BTZ, "B T Z -> (B T) Z 1 1"))
-        x_BCTHW: Tensor = rearrange(frames, "(B T) C H W -> B C T H W", T=num_frames)
+        x_BCTHW: Tensor = rearrange(frames, "(B T) C H W -> B C T H W", T=end - first)
         return x_BCTHW
+
+    def walked(self, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Walk through all of a clip's motion at once, so that its frames can be made run by run from there.
+
+        Args:
+            noise: What `draw_noise` returns.
+
+        Returns:
+            The same with ``path`` (num, num_frames, M), the GRU's states, in the place of the motion's noise.
+
+        Raises:
+            PortError: As `forward`.
+        """
+        self._check_noise(noise)
+        kept = {name: value for name, value in noise.items() if not name.startswith("motion")}
+        return {**kept, _PATH: self._motion_path(noise["motion_start"], noise["motion"])}
 
     def _one_hot(self, label_B: Tensor) -> Tensor:
         return F.one_hot(label_B, self.num_categories).to(self.last_layer.dtype)
@@ -209,12 +228,11 @@ class MoCoGANGenerator(nn.Module):
     def _check_noise(self, noise: dict[str, Tensor]) -> None:
         rest: dict[str, tuple[int, ...]] = {
             "content": (self.content_dim,),
-            "motion_start": (self.motion_dim,),
-            "motion": (self.motion_dim,),
+            **dict.fromkeys([_PATH] if _PATH in noise else ["motion_start", "motion"], (self.motion_dim,)),
             **({"label": ()} if self.num_classes else {"category": (self.num_categories,)}),
         }
         for name, last in rest.items():
-            axes = ("clips", "frames", *last) if name == "motion" else ("clips", *last)
+            axes = ("clips", "frames", *last) if name in ("motion", _PATH) else ("clips", *last)
             wanted = f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
             if name not in noise:
                 raise PortError(

@@ -18,6 +18,7 @@ from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.stylegan2.networks import MappingNetwork, SynthesisNetwork
 
 PART = "generator 'mocogan-hd'"
+_PATH = "path"
 
 
 class MoCoGANHDGenerator(nn.Module):
@@ -211,7 +212,7 @@ class MoCoGANHDGenerator(nn.Module):
         """Make a clip from each row of noise, or some frames of it.
 
         Args:
-            noise: What `draw_noise` returns; any number of clips and frames.
+            noise: What `draw_noise` or `walked` returns; any number of clips and frames.
             times_BT: Which frames to draw: each row the same run of whole numbers; all of them when left out.
 
         Returns:
@@ -222,20 +223,40 @@ class MoCoGANHDGenerator(nn.Module):
                 no run of frames that it was drawn for.
         """
         self._check_noise(noise)
-        motion_BSZ = noise["motion"]
-        start = 0
+        is_walked = _PATH in noise
+        num_frames = noise[_PATH].shape[1] if is_walked else noise["motion"].shape[1] + 1
+        start, end = 0, num_frames
         if times_BT is not None:
-            start, end = run_of_frames(PART, times_BT, num_clips=len(motion_BSZ))
-            if start < 0 or end > motion_BSZ.shape[1] + 1:
+            start, end = run_of_frames(PART, times_BT, num_clips=len(next(iter(noise.values()))))
+            if start < 0 or end > num_frames:
                 raise PortError(
-                    f"{PART} was asked for frames {start} to {end - 1} with noise of "
-                    f"{motion_BSZ.shape[1] + 1} frames; draw noise for {max(end, 1)}, and count from 0"
+                    f"{PART} was asked for frames {start} to {end - 1} with noise of {num_frames} frames; "
+                    f"draw noise for {max(end, 1)}, and count from 0"
                 )
-            motion_BSZ = motion_BSZ[:, : end - 1]
-        w_BTD = self.motion(self.mapping(noise["content"]), motion_BSZ)[:, start:]
+        w_BTD = noise[_PATH] if is_walked else self._path(noise, num_steps=end - 1)
+        w_BTD = w_BTD[:, start:end]
         frames = self.synthesis(rearrange(w_BTD, "B T D -> (B T) D"))
         x_BCTHW: Tensor = rearrange(frames, "(B T) C H W -> B C T H W", T=w_BTD.shape[1])
         return x_BCTHW if self.training else x_BCTHW.clamp(-1, 1)
+
+    def walked(self, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Walk through all of a clip's latents at once, so that its frames can be made run by run from there.
+
+        Args:
+            noise: What `draw_noise` returns.
+
+        Returns:
+            ``path`` (num, num_frames, D): the latent of each frame.
+
+        Raises:
+            PortError: As `forward`.
+        """
+        self._check_noise(noise)
+        return {_PATH: self._path(noise)}
+
+    def _path(self, noise: dict[str, Tensor], *, num_steps: int | None = None) -> Tensor:
+        path_BTD: Tensor = self.motion(self.mapping(noise["content"]), noise["motion"][:, :num_steps])
+        return path_BTD
 
     def own_loss(self, noise: dict[str, Tensor]) -> Tensor:
         """Return minus the mean cosine similarity of each step's noise and what the head guesses of it.
@@ -255,7 +276,8 @@ class MoCoGANHDGenerator(nn.Module):
         return -F.cosine_similarity(guess_BSZ, noise["motion"], dim=2).mean()
 
     def _check_noise(self, noise: dict[str, Tensor]) -> None:
-        for name, axes in {"content": ("clips",), "motion": ("clips", "frames - 1")}.items():
+        drawn = {"content": ("clips",), "motion": ("clips", "frames - 1")}
+        for name, axes in ({_PATH: ("clips", "frames")} if _PATH in noise else drawn).items():
             wanted = f"({', '.join(axes)}, {self.noise_dim})"
             if name not in noise:
                 raise PortError(
@@ -263,7 +285,7 @@ class MoCoGANHDGenerator(nn.Module):
                     f"{', '.join(map(repr, noise)) or 'none'}; make it with draw_noise(num, num_frames)"
                 )
             shape = tuple(noise[name].shape)
-            same_batch = len(shape) == len(axes) + 1 and shape[0] == noise["content"].shape[0] > 0
+            same_batch = len(shape) == len(axes) + 1 and shape[0] == len(next(iter(noise.values()))) > 0
             if not same_batch or shape[-1] != self.noise_dim:
                 raise PortError(
                     f"{PART} needs noise {name!r} of shape {wanted}, as many clips as 'content'; it was "
