@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
+from zoo.files import lies_in
 from zoo.safetensors_files import Place, SafetensorsFile
 
 
@@ -44,18 +45,15 @@ def open_files(folder: Path, digests: Mapping[str, Any]) -> Iterator[list[Safete
 def inside(folder: Path, name: str) -> Path:
     """Return the path of a file of a folder; where a link leads to must lie in the folder, too.
 
-    The cache of the Hugging Face Hub is the exception: there a snapshot links to the blobs beside it.
-
     Raises:
         WeightsError: It leads out.
     """
     path = folder / name
     try:
-        home, target = folder.resolve(), path.resolve()
+        within = lies_in(folder, path)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read: {error}") from error
-    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-    if not any(target.is_relative_to(place) for place in homes):
+    if not within:
         raise WeightsError(f"{path}: a link that leads out of the folder; copy the file itself there")
     return path
 
