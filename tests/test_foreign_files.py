@@ -361,6 +361,26 @@ def test_a_small_pickle_cannot_have_one_long_list_copied_again_and_again(value: 
     assert time.process_time() - begun < 20
 
 
+CHOSEN = [((2**61 - 1) * i).to_bytes(12, "little") for i in range(1, 40_000)]
+LONGS = [b"\x8a\x0c" + data for data in CHOSEN]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"}(" + b"".join(long + b"N" for long in LONGS) + b"u.",
+        b"ccollections\nOrderedDict\n](" + b"".join(long + b"N\x86" for long in LONGS) + b"e\x85R.",
+        b"N" + b"".join(b"p%d\n" % int.from_bytes(data, "little") for data in CHOSEN) + b".",
+    ],
+    ids=["dictionary", "ordered dictionary", "memo"],
+)
+def test_keys_that_all_have_one_hash_take_no_longer_than_others(data: bytes) -> None:
+    begun = time.process_time()
+    with contextlib.suppress(WeightsError):
+        read_pickle(io.BytesIO(b"\x80\x02" + data), call=Rebuilder(), persistent=storage_ref)
+    assert time.process_time() - begun < 10
+
+
 def test_a_checkpoint_of_thousands_of_tensors_is_read(tmp_path: Path) -> None:
     state = {f"layer.{i}.weight": torch.ones(1) for i in range(6_000)}
     torch.save({"state_dict": state}, tmp_path / "w.pt")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo import nearest
-from zoo.nearest import nearest_codes
+from zoo.nearest import nearest_codes, pieces
 
 
 def clustered(codes_KD: Tensor, rng: torch.Generator) -> Tensor:
@@ -57,3 +57,12 @@ def test_what_is_no_number_gets_a_code_all_the_same(monkeypatch: pytest.MonkeyPa
     found = nearest_codes(z_BDn, codes_KD)
     assert bool(((found >= 0) & (found < 4096)).all())
     assert int(found[0, 2]) == int(codes_KD.norm(dim=1).argmin())
+
+
+def test_shapes_alone_are_told_at_once() -> None:
+    z_BDn, codes_KD = torch.empty(2, 4, 1 << 30, device="meta"), torch.empty(1 << 24, 4, device="meta")
+    assert len(list(pieces(z_BDn))) == 1
+    found_Bn = nearest_codes(z_BDn, codes_KD)
+    assert (found_Bn.shape, found_Bn.dtype) == ((2, 1 << 30), torch.int64)
+    with pytest.raises(RuntimeError):
+        nearest_codes(z_BDn, codes_KD[:, :3])

@@ -162,6 +162,47 @@ def test_nan_weights_are_warned_of(folder: Path) -> None:
     assert "NaN" in check(folder / "nan.safetensors").warnings[0]
 
 
+def test_a_tensor_of_any_size_is_checked_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = tmp_path / "w.safetensors", list[int]()
+    save_file({"w": torch.cat([torch.zeros((20 << 20) - 1), torch.tensor([torch.nan])])}, path)
+    empty = torch.empty
+
+    def noted(size: int, **options: torch.dtype) -> torch.Tensor:
+        asked.append(size)
+        return empty(size, **options)
+
+    monkeypatch.setattr("zoo.safetensors_files.torch.empty", noted)
+    assert check(path).warnings == ["w holds NaN or infinite values"]
+    assert max(asked) <= 8 << 20
+    assert sum(asked) == 80 << 20
+
+
+def test_no_memory_for_a_tensor_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.build(TINY, seed=9, discriminator={"use": "patch3d", "base_channels": 4, "num_layers": 1})
+
+    def none_left(*_: object, **__: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("zoo.safetensors_files.torch.empty", none_left)
+    with pytest.raises(WeightsError, match="there is no memory for"):
+        load_weights(model, folder)
+
+
+def test_the_model_of_a_run_is_not_looked_for_outside_of_it(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(folder)
+    with pytest.raises(WeightsError, match="leads out"):
+        zoo.load(run)
+    assert "leads out" in check(run).problems[0]
+    (run / "model").unlink()
+    folder.rename(run / "first")
+    (run / "model").symlink_to("first")
+    assert zoo.load(run).name == "custom"
+
+
 def test_nothing_is_overwritten_without_force_and_nothing_foreign_ever(folder: Path, tmp_path: Path) -> None:
     model = zoo.build(TINY, seed=5)
     before = (folder / "model.safetensors").read_bytes()

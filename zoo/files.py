@@ -125,6 +125,19 @@ def read_regular(path: Path, *, most: int) -> bytes:
     return data
 
 
+def lies_in(folder: Path, path: Path) -> bool:
+    """Whether a path lies in a folder, links followed.
+
+    The cache of the Hugging Face Hub is the exception: there a snapshot links to the blobs beside it.
+
+    Raises:
+        OSError, RuntimeError, ValueError: It cannot be looked at.
+    """
+    home, target = folder.resolve(), path.resolve()
+    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    return any(target.is_relative_to(place) for place in homes)
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:

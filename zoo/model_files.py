@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
+from zoo.files import lies_in
 from zoo.safetensors_files import Place, SafetensorsFile
 
 
@@ -44,18 +45,15 @@ def open_files(folder: Path, digests: Mapping[str, Any]) -> Iterator[list[Safete
 def inside(folder: Path, name: str) -> Path:
     """Return the path of a file of a folder; where a link leads to must lie in the folder, too.
 
-    The cache of the Hugging Face Hub is the exception: there a snapshot links to the blobs beside it.
-
     Raises:
         WeightsError: It leads out.
     """
     path = folder / name
     try:
-        home, target = folder.resolve(), path.resolve()
+        within = lies_in(folder, path)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read: {error}") from error
-    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-    if not any(target.is_relative_to(place) for place in homes):
+    if not within:
         raise WeightsError(f"{path}: a link that leads out of the folder; copy the file itself there")
     return path
 
@@ -93,12 +91,9 @@ def compare_hash(file: SafetensorsFile, found: str, digests: Mapping[str, Any]) 
 
 
 def not_finite(file: SafetensorsFile) -> Iterator[str]:
-    """Yield the names of tensors with NaN or infinite values, reading one after the other."""
+    """Yield the names of tensors with NaN or infinite values, reading in constant memory."""
     for name, place in file.places.items():
-        tensor = file.tensor(name)
-        if (
-            place.dtype.is_floating_point
-            and place.dtype.itemsize > 1
-            and not bool(torch.isfinite(tensor).all())
-        ):
+        has_them = place.dtype.is_floating_point and place.dtype.itemsize > 1
+        finite = [not has_them or bool(torch.isfinite(piece).all()) for piece in file.pieces(name)]
+        if not all(finite):
             yield name

@@ -44,6 +44,8 @@ def nearest_codes(z_BDn: Tensor, codes_KD: Tensor, offsets_K: Tensor | None = No
         int64 indices_Bn in [0, K), also where a latent is not a number.
     """
     z_BDn, codes_KD = z_BDn.detach(), codes_KD.detach()
+    if z_BDn.is_meta:  # there are only shapes: one code is as good as all
+        return (codes_KD[:1] @ z_BDn).argmax(dim=1)
     if offsets_K is None:
         offsets_K = 0.5 * codes_KD.square().sum(dim=1)
     if _can_screen(z_BDn, codes_KD):
@@ -66,7 +68,12 @@ def nearest_codes(z_BDn: Tensor, codes_KD: Tensor, offsets_K: Tensor | None = No
 
 
 def pieces(z_BDn: Tensor, size: int = _VECTORS) -> Iterator[tuple[slice, slice]]:
-    """Cut a batch into (clips, positions) of about `size` vectors each, in order of the vectors."""
+    """Cut a batch into (clips, positions) of about `size` vectors each, in order of the vectors.
+
+    What has no memory is left in one piece.
+    """
+    if z_BDn.is_meta:
+        size = max(1, z_BDn.shape[0] * z_BDn.shape[2])
     clips = max(1, size // max(1, z_BDn.shape[2]))
     for clip in range(0, z_BDn.shape[0], clips):
         for position in range(0, z_BDn.shape[2], size):

@@ -115,11 +115,23 @@ class SafetensorsFile:
         """Read one tensor.
 
         Raises:
-            WeightsError: The file has become shorter, or holds truth values other than 0 and 1.
+            WeightsError: The file has become shorter, holds truth values other than 0 and 1, or there is no
+                memory for it.
         """
         place = self.places[name]
         self._file.seek(place.start)
         return self._read(name, place)
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Read one tensor, some megabytes of its numbers after the other.
+
+        Raises:
+            WeightsError: As `tensor`.
+        """
+        place = self.places[name]
+        for start in range(place.start, place.end, _CHUNK):
+            self._file.seek(start)
+            yield self._read(name, Place(place.dtype, (-1,), start, min(start + _CHUNK, place.end)))
 
     def read(self) -> tuple[dict[str, Tensor], str]:
         """Read all tensors; return them and the SHA-256 of the file, of the very bytes that were read.
@@ -140,7 +152,11 @@ class SafetensorsFile:
         return hashlib.file_digest(self._file, "sha256").hexdigest()
 
     def _read(self, name: str, place: Place, digest: Any = None) -> Tensor:
-        flat = torch.empty(place.end - place.start, dtype=torch.uint8)
+        size = place.end - place.start
+        try:
+            flat = torch.empty(size, dtype=torch.uint8)
+        except (MemoryError, RuntimeError) as error:
+            raise WeightsError(f"{self.path}: there is no memory for {name!r} of {size:,} bytes") from error
         view = memoryview(flat.numpy())  # type: ignore[arg-type]
         done = 0
         while done < len(view):

@@ -18,7 +18,7 @@ from zoo.errors import RecipeError
 
 MAX_WEIGHTS = 1_000_000_000_000
 """Numbers in the parameters and buffers of one part."""
-MAX_TENSORS = 10_000
+MAX_TENSORS = 5_000
 """Parameters and buffers, or modules, of one part."""
 MAX_INTEGER = 1 << 24
 """Largest whole number as an option: channels, codes, blocks."""

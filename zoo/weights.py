@@ -198,11 +198,12 @@ def find_folder(reference: str | Path) -> Path:
     """Turn a weights reference into a local model folder.
 
     Raises:
-        WeightsError: Nothing is there; the message says what references look like.
+        WeightsError: Nothing is there; the message says what references look like. Or a link leads out.
     """
     folder = Path(reference)
     if folder.is_dir():
-        return folder / "model" if not (folder / CONFIG).exists() and (folder / "model").is_dir() else folder
+        is_run = not (folder / CONFIG).exists() and (folder / "model").is_dir()
+        return inside(folder, "model") if is_run else folder
     text = str(reference)
     if hub := _HUB.fullmatch(text):
         from huggingface_hub import snapshot_download

@@ -195,6 +195,13 @@ def _absurd_numbers() -> Iterator[tuple[str, str]]:
             added(f"train: {{seed: {value}}}") if value != "9" * 30 else added("train: {seed: .inf}"),
         )
         yield f"channels {value[:8]}", changed("num_frames: 4", f"num_frames: 4\n      channels: {value}")
+    for blocks in ("1500", "9999"):
+        yield f"blocks {blocks}", changed("num_residual_blocks: 1", f"num_residual_blocks: {blocks}")
+    largest = "{num_frames: 4096, height: 4096, width: 4096}"
+    yield (
+        "the largest clips of a prior",
+        f"recipes:\n  mine: {{extends: maskgit-video-tiny, clip: {largest}}}\n",
+    )
     for stride in (
         "[1000000000, 4, 4]",
         "[0, 4, 4]",

@@ -140,11 +140,20 @@ def _bent(data: bytes, seed: int) -> bytes:
     return bytes(bent)
 
 
+def flash_bomb(megabytes: int) -> bytes:
+    """Make a deflated Flash film of nothing but zeros."""
+    packed = zlib.compressobj(9)
+    data = b"".join(packed.compress(bytes(1 << 20)) for _ in range(megabytes)) + packed.flush()
+    return b"CWS\x0a" + struct.pack("<I", 1 << 31) + data
+
+
 def bombs() -> dict[str, bytes]:
     """Small files that unfold to much, frames that are too large, and sizes that change on the way."""
     small, large = film("mjpeg", "mjpeg", size=64), film("mjpeg", "mjpeg", size=9000, num=1)
     lead = film("mpeg4", "m4v", size=64)
     return {
+        "flash film of 1.2 GB": flash_bomb(1200),
+        "flash film of 1.2 GB behind a tag": b"ID3\x03\0\0\0\0\0\x0a" + bytes(10) + flash_bomb(1200),
         "gif of 4096x4096, 20,000 frames": gif_bomb(4096, 4096, 20_000),
         "gif of 65535x65535": gif_bomb(65535, 65535, 10),
         "gif of 4470x4470, 2,000 frames": gif_bomb(4470, 4470, 2000),

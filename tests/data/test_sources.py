@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import itertools
+import json
 import os
 import re
 import shutil
@@ -213,6 +214,36 @@ def test_rows_name_files_only_where_the_dataset_came_from(rows: Any, tmp_path: P
     )
     with pytest.raises(DataError, match="names a file outside"):
         Reach.of_hub().content({"path": str(inside)})
+
+
+def test_a_saved_folder_has_no_files_read_but_its_own(rows: Any, tmp_path: Path) -> None:
+    for name in ("secret", "data", "splits"):
+        rows.save_to_disk(str(tmp_path / name))
+    data, state = tmp_path / "data", tmp_path / "data" / "state.json"
+    arrow = json.loads(state.read_text())["_data_files"][0]["filename"]
+    outside = tmp_path / "secret" / arrow
+    good = state.read_text()
+    for named in (f"../secret/{arrow}", str(outside)):
+        state.write_text(json.dumps({**json.loads(good), "_data_files": [{"filename": named}]}))
+        with pytest.raises(DataError, match="outside of it"):
+            open_clips(data, clip=CLIP)
+    state.write_text(good)
+    (data / arrow).rename(tmp_path / "own")
+    (data / arrow).symlink_to(outside)
+    with pytest.raises(DataError, match="outside of it"):
+        open_clips(data, clip=CLIP)
+    (data / arrow).unlink()
+    os.mkfifo(data / arrow)
+    with pytest.raises(DataError, match="no regular file"):
+        open_clips(data, clip=CLIP)
+    (tmp_path / "splits" / "state.json").unlink()
+    for splits in (["../secret"], [str(tmp_path / "secret")]):
+        (tmp_path / "splits" / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
+        with pytest.raises(DataError, match="outside of it"):
+            open_clips(tmp_path / "splits", clip=CLIP)
+    (data / arrow).unlink()
+    (tmp_path / "own").rename(data / arrow)
+    assert open_clips(data, clip=CLIP)[0]["x_CTHW"].isfinite().all()
 
 
 def test_rows_of_the_hub_name_files_there(rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,15 @@ def test_pack_takes_an_optimizer_state_apart_and_puts_it_together(tmp_path: Path
         assert all(torch.equal(value, b["state"][index][name]) for name, value in state.items())
 
 
+def test_what_was_read_does_not_change_with_its_files(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c", snapshot(1))
+    read = load_checkpoint(tmp_path / "c")
+    for path in (tmp_path / "c").glob("*.safetensors"):
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+    assert value_of(read) == 1
+
+
 def test_pack_refuses_what_is_not_data() -> None:
     with pytest.raises(TrainingError, match="cannot hold a function"):
         pack({"state": [lambda: None]})

@@ -53,6 +53,13 @@ class ForeignKey:
     value: Any
 
 
+def is_plain_key(key: Any) -> bool:
+    """Whether a key is a plain value whose hash nobody can choose, as that of large integers can be."""
+    if isinstance(key, int):
+        return abs(key) < 1 << 60
+    return key is None or isinstance(key, str | float | bytes)
+
+
 class Capped:
     """A stream that refuses to give more than a number of bytes, however long the lines in it."""
 
@@ -171,6 +178,8 @@ class _Machine:
             case "DUP":
                 push(self.stack[-1])
             case "PUT" | "BINPUT" | "LONG_BINPUT":
+                if not is_plain_key(arg):
+                    raise ValueError("a place in its memo beyond any that a pickle needs")
                 self.memo[arg] = self.stack[-1]
             case "MEMOIZE":
                 self.memo[len(self.memo)] = self.stack[-1]
@@ -249,5 +258,4 @@ class _Machine:
             raise TypeError(f"keys for a {type(target).__name__}")
         pairs = target.pairs if isinstance(target, Inert) else target
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            plain = key is None or isinstance(key, str | int | float | bytes)
-            pairs[key if plain else ForeignKey(key)] = value
+            pairs[key if is_plain_key(key) else ForeignKey(key)] = value

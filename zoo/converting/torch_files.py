@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from zoo.converting.pickles import MAX_PICKLE_BYTES, Global, Inert, read_pickle
+from zoo.converting.pickles import MAX_PICKLE_BYTES, Global, Inert, is_plain_key, read_pickle
 from zoo.errors import WeightsError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -308,7 +308,11 @@ class Rebuilder:
                 return {}
             case ("collections", "OrderedDict"), (list() as pairs,):
                 self._copies(len(pairs))
-                return {key: value for key, value in map(_pair, pairs) if isinstance(key, str | int)}
+                return {
+                    key: value
+                    for key, value in map(_pair, pairs)
+                    if isinstance(key, str | int) and is_plain_key(key)
+                }
             case ("torch", "Size"), (tuple() | list() as shape,) if len(shape) <= _MAX_AXES:
                 self._copies(len(shape))
                 return tuple(shape)

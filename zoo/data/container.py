@@ -36,6 +36,8 @@ SizeRule = Callable[[int, int], tuple[int, int]]
 
 _SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _PLAYLISTS = frozenset({"hls", "dash", "concat", "imf", "sdp", "rtsp", "rtp", "lavfi", "image2"})
+# Flash films may be deflated as a whole: a megabyte unfolds to any size before there is a frame to count.
+_FORMATS = ",".join(sorted(name for name in av.formats_available if "swf" not in name.split(",")))
 _DEFAULT_FPS = 25.0
 _CORRUPT_LIMIT = 100_000
 
@@ -160,7 +162,7 @@ class Reader:
                 mode="r",
                 metadata_errors="replace",
                 io_open=_refuse,
-                options={"max_pixels": str(self.limits.max_pixels)},
+                options={"max_pixels": str(self.limits.max_pixels), "format_whitelist": _FORMATS},
             )
         except (av.FFmpegError, DataError, OSError, ValueError) as error:
             raise DataError(f"{self.name}: not a readable video ({_short(error)})") from None

@@ -15,11 +15,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, overload
 
+from zoo import plain_json
 from zoo.data.clips import Source
-from zoo.data.container import VideoSource, first_line
+from zoo.data.container import VideoSource, first_line, is_regular
 from zoo.data.folders import SPLIT_NAMES, canonical, fallbacks, hold_out
 from zoo.data.reach import Reach
 from zoo.errors import DataError
+from zoo.files import lies_in, read_regular
+
+_MAX_JSON_BYTES = 16 << 20
 
 
 def load_datasets() -> ModuleType:
@@ -45,6 +49,7 @@ def open_local(path: Path, *, streaming: bool) -> Any:
     datasets = load_datasets()
     try:
         if is_saved(path):
+            _check_saved(path)
             loaded = datasets.load_from_disk(str(path))
             if streaming:
                 parts = loaded.items() if isinstance(loaded, dict) else [("train", loaded)]
@@ -59,9 +64,41 @@ def open_local(path: Path, *, streaming: bool) -> Any:
 
 def is_saved(path: Path) -> bool:
     """Whether ``Dataset.save_to_disk`` wrote the folder."""
-    return (path / "dataset_dict.json").is_file() or (
-        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-    )
+    return (path / "dataset_dict.json").is_file() or _is_table(path)
+
+
+def _is_table(path: Path) -> bool:
+    return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+
+
+def _check_saved(path: Path) -> None:
+    """Refuse a saved folder by which `datasets` would read files that lie elsewhere, or wait for a pipe.
+
+    Raises:
+        DataError: Names the file.
+    """
+    tables = [path]
+    if not _is_table(path):
+        _check_own(path, path / "dataset_dict.json")
+        splits = _json(path / "dataset_dict.json").get("splits", [])
+        tables = [path / str(split) for split in splits]
+    for table in tables:
+        for file in (table / "state.json", table / "dataset_info.json"):
+            _check_own(path, file)
+        for entry in _json(table / "state.json").get("_data_files", []):
+            _check_own(path, table / str(entry["filename"]))
+
+
+def _check_own(folder: Path, file: Path) -> None:
+    if not lies_in(folder, file):
+        raise DataError(f"{folder}: has {file} read, which lies outside of it and is not opened")
+    if not is_regular(file):
+        raise DataError(f"{folder}: has {file} read, which is no regular file")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found = plain_json.forgiving(read_regular(path, most=_MAX_JSON_BYTES))
+    return found if isinstance(found, dict) else {}
 
 
 def parquet_files(path: Path) -> dict[str, list[str]]:

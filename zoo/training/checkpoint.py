@@ -126,7 +126,8 @@ def _read(found: Path) -> Snapshot:
                 or sha256(path) != facts["sha256"]
             ):
                 raise _damaged(found, f"{name} is not the file that was saved")
-            tensors[path.stem] = load_file(path)
+            # What safetensors maps into memory would go with the file, and take the process with it.
+            tensors[path.stem] = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except TrainingError:
         raise
     except _UNREADABLE as error:

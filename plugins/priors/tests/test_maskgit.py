@@ -541,3 +541,8 @@ def test_learns_clips_by_heart_and_fills_them_in() -> None:
     assert torch.equal(made, clips)
     known_loss = prior.loss(clips, label_B=label_B, generator=torch.Generator().manual_seed(0))
     assert known_loss < 0.6
+
+
+def test_a_window_of_more_places_than_any_prior_has_is_refused_at_once() -> None:
+    with torch.device("meta"), pytest.raises(ZooError, match="has more than 4,194,304 places"):
+        tiny(grid=[1024, 512, 512])

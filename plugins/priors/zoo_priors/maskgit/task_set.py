@@ -5,6 +5,7 @@ Shape legend: B batch, R tasks, t h w the window, N = t h w its places, C colour
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from zoo.errors import ZooError
 from zoo_priors.maskgit.options import PART
 from zoo_priors.maskgit.tasks import TASKS, Size3, fits, get_task, padded_clip, region
+
+_MOST_PLACES = 1 << 22
 
 
 class TaskSet:
@@ -29,12 +32,15 @@ class TaskSet:
         has_token: Whether there are several kinds of tasks, and so a token to tell them.
 
     Raises:
-        ZooError: A name is unknown or double, or leaves nothing known or nothing to fill in.
+        ZooError: A name is unknown or double, or leaves nothing known or nothing to fill in; or the window
+            has more places than any prior has.
     """
 
     def __init__(
         self, names: Sequence[str] | None, grid_thw: Size3, *, context: int, has_classes: bool
     ) -> None:
+        if math.prod(grid_thw) > _MOST_PLACES:  # a task takes a byte of each, on any device
+            raise ZooError(f"{PART}: a grid of {grid_thw} has more than {_MOST_PLACES:,} places")
         self.names = _usable(names, grid_thw, context, has_classes)
         # Plain tensors, not buffers: they follow from the options, whatever device the weights are on.
         self.regions_RN = torch.stack(
