@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from counting import write_counting
@@ -244,6 +246,25 @@ def test_a_saved_folder_has_no_files_read_but_its_own(rows: Any, tmp_path: Path)
     (data / arrow).unlink()
     (tmp_path / "own").rename(data / arrow)
     assert open_clips(data, clip=CLIP)[0]["x_CTHW"].isfinite().all()
+
+
+def test_parquet_that_unfolds_to_many_times_its_size_is_refused(tmp_path: Path) -> None:
+    zeros, noise = bytes(12 << 20), np.random.default_rng(0).bytes(12 << 20)
+    for value, use_dictionary, refused in (
+        (zeros, True, "the column video unfolds from"),
+        (zeros, False, "the column video unfolds from"),
+        (noise, True, "the column video repeats values"),
+        (noise, False, ""),
+    ):
+        path = tmp_path / "rows.parquet"
+        table = pa.table({"video": pa.array([value] * 4, pa.binary())})
+        options = {"use_dictionary": use_dictionary, "dictionary_pagesize_limit": 1 << 30}
+        pq.write_table(table, path, compression="zstd", **options)
+        if refused:
+            with pytest.raises(DataError, match=refused):
+                open_clips(path, clip=CLIP)
+        else:
+            assert open_clips(path, clip=CLIP)
 
 
 def test_rows_of_the_hub_name_files_there(rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from zoo import plain_json
 from zoo.data.clips import Source
 from zoo.data.container import VideoSource, first_line, is_regular
 from zoo.data.folders import SPLIT_NAMES, canonical, fallbacks, hold_out
+from zoo.data.parquet import refuse_bombs
 from zoo.data.reach import Reach
 from zoo.errors import DataError
 from zoo.files import lies_in, read_regular
@@ -55,7 +56,9 @@ def open_local(path: Path, *, streaming: bool) -> Any:
                 parts = loaded.items() if isinstance(loaded, dict) else [("train", loaded)]
                 loaded = datasets.IterableDatasetDict({k: v.to_iterable_dataset() for k, v in parts})
             return loaded
-        return datasets.load_dataset("parquet", data_files=parquet_files(path), streaming=streaming)
+        splits = parquet_files(path)
+        refuse_bombs(file for files in splits.values() for file in files)
+        return datasets.load_dataset("parquet", data_files=splits, streaming=streaming)
     except DataError:
         raise
     except Exception as error:
