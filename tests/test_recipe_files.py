@@ -72,6 +72,7 @@ def test_what_is_not_plain_data_is_refused(tmp_path: Path, text: str, words: str
             r"mine.yaml:12: clip.num_frames: .*greater than or equal to 1; found 0",
         ),
         ("    clip: {num_frames: true}", r"mine.yaml:12: clip.num_frames: .*valid integer; found True"),
+        ("    clip: {fps: 1e-300}", r"clip.fps: .*greater than or equal to 0.01"),
         ("    clip: {height: 1000000000}", r"clip.height: .*less than or equal"),
         ("    clip: {fps: .nan}", r"mine.yaml:12: clip.fps"),
         (

@@ -64,7 +64,7 @@ class Clip(Strict):
     """Pixels from top to bottom."""
     width: Annotated[int, Field(ge=8, le=4096)] = 64
     """Pixels from left to right."""
-    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    fps: Annotated[float, Field(ge=0.01, le=1000)] | None = None
     """Frames a second that a clip is sampled at; the file's own rate when left out."""
 
     @property
@@ -76,7 +76,7 @@ class Clip(Strict):
 class Optimizer(Strict):
     """An optimiser, made by timm's factory."""
 
-    use: str = "adamw"
+    use: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")] = "adamw"
     """Name of a timm or torch optimiser: adam, adamw, ..."""
     lr: Annotated[float, Field(gt=0, le=10)] = 3e-4
     """Peak learning rate."""
