@@ -206,7 +206,7 @@ def test_commands_take_a_prior(tmp_path: Path) -> None:
     code, said = run("decode", model, tmp_path / "x.zoo", tmp_path / "out.mp4")
     assert (code, "give the same one" in said) == (1, True), said
     code, said = run("decode", model, tmp_path / "x.zoo", tmp_path / "out.mp4", "--prior", model)
-    assert (code, "not a prior" in said) == (2, True), said
+    assert (code, "no prior over tokens" in said) == (2, True), said
     code, said = run("decode", model, tmp_path / "x.zoo", tmp_path / "out.mp4", "--prior", own)
     assert code == 0, said
     code, said = run("encode", model, tmp_path / "in.mp4", tmp_path / "y.zoo", "--coder", "prior")
