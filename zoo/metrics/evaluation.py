@@ -336,14 +336,17 @@ def _evaluate_gan(model: Any, batches: Iterator[Tensor], setting: _Setting) -> d
         "protocol": {
             "clip": _clip_words(size),
             "seed": seed,
-            "lpips_diversity": (
-                f"mean LPIPS (v0.1, AlexNet) between the frames of {pairs} disjoint random pairs of samples, "
-                "and of real clips beside it. It says how much samples differ from each other, not how "
-                "real they look"
-            ),
-            "samples": f"{num_fake} for the distances between sets, clamped, not rounded to 8 bits",
+            **({"lpips_diversity": _diversity_words(pairs)} if pairs else {}),
+            **({"samples": f"{num_fake}, clamped, not rounded to 8 bits"} if num_fake else {}),
         },
     }
+
+
+def _diversity_words(pairs: int) -> str:
+    return (
+        f"mean LPIPS (v0.1, AlexNet) between the frames of {pairs} disjoint random pairs of samples, and of "
+        "real clips beside it. It says how much samples differ from each other, not how real they look"
+    )
 
 
 def _added(batches: Iterable[Tensor], distances: ClipDistances) -> Iterator[Tensor]:
