@@ -116,7 +116,7 @@ def main(only: str, limit: float, clips: int, output: Path, one: str | None) -> 
         found[name] = {"seconds_a_clip": json.loads(done.stdout.splitlines()[-1]) / clips, "clips": clips}
         print(name, found[name], flush=True)
         document = {
-            "command": "python -m benchmarks.gan_table",
+            "command": f"python -m benchmarks.gan_table --limit {limit:g}",
             "processor": processor(),
             "cores": os.cpu_count(),
             "torch": torch.__version__.partition("+")[0],

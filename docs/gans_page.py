@@ -38,8 +38,8 @@ def gan_table(facts_of: Any) -> str:
     rows = [_row(facts_of(name), measured) for name in names if _is_gan(facts_of(name))]
     lines = [
         f"Processor seconds that a clip of a training step takes, by `{measured['command']}` on "
-        f"{measured['processor']}, one thread, torch {measured['torch']}. A step is of two clips, and of one "
-        "where it says so.",
+        f"{measured['processor']}, one thread, torch {measured['torch']}. A step is of "
+        "two clips, and of one (`--clips 1`) where it says so.",
         "",
         f"| {' | '.join(HEAD)} |",
         "|---|---|---|---:|---:|---|---:|---|",
