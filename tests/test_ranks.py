@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import datetime
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+import torch.distributed as dist
 
-from zoo.ranks import own_device
+from zoo.ranks import name_together, own_device
+
+
+def test_ranks_that_start_again_do_not_take_the_name_of_those_that_are_gone() -> None:
+    store = dist.HashStore()
+    store.set_timeout(datetime.timedelta(seconds=20))
+    store.set("zoo asks 1", "of a rank that was killed before it had an answer")
+    names = set()
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda number: name_together(store, number, 3, 20), (2, 0, 1)))
+        assert len(set(found)) == 1
+        names.add(found[0])
+    assert len(names) == 3
+    with pytest.raises(RuntimeError, match="nothing was heard of rank 1, 2"):
+        name_together(store, 0, 3, 0.2)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import gc
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -32,7 +33,6 @@ _BUCKET_BYTES = 25 * 2**20
 _BEAT_S = 1.0
 _T = TypeVar("_T")
 _joined: _Joined | None = None
-_groups = 0
 _micro = (0, 1)
 _attempt: Attempt | None = None
 
@@ -79,7 +79,7 @@ def joined(device: torch.device, timeout_s: float = TIMEOUT_S) -> Iterator[None]
     Raises:
         TrainingError: The other ranks cannot be reached.
     """
-    global _joined, _groups
+    global _joined
     if not dist.is_available() or dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
         return
@@ -95,17 +95,17 @@ def joined(device: torch.device, timeout_s: float = TIMEOUT_S) -> Iterator[None]
     try:
         from torch.distributed.rendezvous import rendezvous
 
-        _groups += 1
         store, number, size = next(iter(rendezvous("env://", timeout=wait)))
         store.set_timeout(wait)
-        group = _PrefixStore(f"zoo {_groups}", store)
+        name = name_together(store, number, size, timeout_s)
+        group = _PrefixStore(f"zoo {name}", store)
         dist.init_process_group(backend, store=group, rank=number, world_size=size, timeout=wait)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"rank {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} did not reach the others "
             f"within {timeout_s:g} s: {str(error).splitlines()[0]}"
         ) from error
-    _joined = _Joined(_PrefixStore(f"zoo turns {_groups}", store), timeout_s)
+    _joined = _Joined(_PrefixStore(f"zoo turns {name}", store), timeout_s)
     atexit.register(gc.collect)  # what is left of this group goes while the interpreter is whole
     try:
         yield
@@ -115,6 +115,44 @@ def joined(device: torch.device, timeout_s: float = TIMEOUT_S) -> Iterator[None]
         _joined = None
         with contextlib.suppress(Exception):  # of a rank that is gone
             dist.destroy_process_group()
+
+
+def name_together(store: Any, number: int, size: int, timeout_s: float) -> str:
+    """Return a name that all ranks which start now agree on, and that no earlier ones had.
+
+    The store of `torchrun` outlives the ranks that it starts again, and holds the addresses of those that are
+    gone. So each asks with a word of its own, and the first one answers whoever asks anew until all heard.
+
+    Args:
+        store: What the ranks share.
+        number: Of this rank.
+        size: Number of ranks.
+        timeout_s: Seconds to wait for the others.
+
+    Raises:
+        RuntimeError: Some did not come in time.
+    """
+    own = uuid.uuid4().hex
+    if number:
+        store.set(f"zoo asks {number}", own)
+        name: str = store.get(f"zoo answers {own}").decode()
+        store.set(f"zoo heard {name} {number}", "")
+        return name
+    missing, answered = set(range(1, size)), dict[int, bytes]()
+    began = time.monotonic()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"zoo heard {own} {other}"]):
+                missing.remove(other)
+            elif store.check([key := f"zoo asks {other}"]) and (asked := store.get(key)) != answered.get(
+                other
+            ):
+                store.set(f"zoo answers {asked.decode()}", own)
+                answered[other] = asked
+        if missing and time.monotonic() - began > timeout_s:
+            raise RuntimeError(f"nothing was heard of rank {', '.join(map(str, sorted(missing)))}")
+        time.sleep(0.01)
+    return own
 
 
 def when_leaving(work: Callable[[], object]) -> None:
