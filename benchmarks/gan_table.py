@@ -32,6 +32,7 @@ from benchmarks.measure import processor
 from zoo.assemblies import ASSEMBLIES, Gan
 from zoo.discovery import catalogue
 from zoo.recipe_files import resolve
+from zoo.training.bench import lazy_periods
 from zoo.training.loop import training_step
 from zoo.training.regularizers import due
 from zoo.training.run import Labelled, Run, start
@@ -52,11 +53,8 @@ def names() -> list[str]:
 
 def kinds_of_step(run: Run) -> dict[tuple[float, ...], list[int]]:
     """Return the numbers of the steps in which the same penalties are due, over one period of all of them."""
-    adversarial = run.adversarial
-    assert adversarial is not None
-    penalties = (adversarial.r1, adversarial.r2, adversarial.gradient_penalty, adversarial.path_length)
-    every = [penalty.every for penalty in penalties if penalty is not None]
-    turns = adversarial.discriminator_steps
+    assert run.adversarial is not None
+    every, turns = lazy_periods(run.model.recipe), run.adversarial.discriminator_steps
     kinds: dict[tuple[float, ...], list[int]] = {}
     for step in range(math.lcm(*every)):
         kind = tuple(due(each, step * turns + turn) for each in every for turn in range(turns))
@@ -109,9 +107,8 @@ def main(only: str, limit: float, clips: int, output: Path, one: str | None) -> 
         words += ["--limit", str(limit), "--clips", str(clips)]
         done = subprocess.run(words, capture_output=True, text=True, cwd=OUTPUT.parent.parent)
         if done.returncode:
-            print(
-                f"{name}: left out, it ended with {done.returncode} {done.stderr.strip()[-200:]}", flush=True
-            )
+            why = done.stderr.strip()[-200:]
+            print(f"{name}: left out, it ended with {done.returncode} {why}", flush=True)
             continue
         found[name] = {"seconds_a_clip": json.loads(done.stdout.splitlines()[-1]) / clips, "clips": clips}
         print(name, found[name], flush=True)

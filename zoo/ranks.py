@@ -144,11 +144,11 @@ def name_together(store: Any, number: int, size: int, timeout_s: float) -> str:
         for other in sorted(missing):
             if store.check([f"zoo heard {own} {other}"]):
                 missing.remove(other)
-            elif store.check([key := f"zoo asks {other}"]) and (asked := store.get(key)) != answered.get(
-                other
-            ):
-                store.set(f"zoo answers {asked.decode()}", own)
-                answered[other] = asked
+            elif store.check([f"zoo asks {other}"]):
+                asked = store.get(f"zoo asks {other}")
+                if asked != answered.get(other):
+                    store.set(f"zoo answers {asked.decode()}", own)
+                    answered[other] = asked
         if missing and time.monotonic() - began > timeout_s:
             raise RuntimeError(f"nothing was heard of rank {', '.join(map(str, sorted(missing)))}")
         time.sleep(0.01)

@@ -329,16 +329,21 @@ def crowded(folder: Path) -> None:
     write(folder, found)
 
 
-def asked(folder: Path, *, slow_s: float) -> None:
-    """Train while rank 1 is asked to stop as soon as the first rank measures; keep what came of it."""
+def signal_when_measured(number: signal.Signals) -> None:
+    """Have rank 1 sent a signal as soon as the first rank measures."""
 
-    class Asking(Session):
+    class Signalled(Session):
         def evaluate(self, **options: Any) -> Any:
             if RANK == 1:
-                os.kill(os.getpid(), signal.SIGUSR1)
+                os.kill(os.getpid(), number)
             return super().evaluate(**options)
 
-    trainer.Session = Asking  # type: ignore[misc]
+    trainer.Session = Signalled  # type: ignore[misc]
+
+
+def asked(folder: Path, *, slow_s: float) -> None:
+    """Train while rank 1 is asked to stop as soon as the first rank measures; keep what came of it."""
+    signal_when_measured(signal.SIGUSR1)
     clips = {"train": Rough(4), "test": Rough(40, random=False, slow_s=slow_s if RANK == 0 else 0)}
     began = time.monotonic()
     result = zoo.train(
@@ -349,14 +354,7 @@ def asked(folder: Path, *, slow_s: float) -> None:
 
 def dies_beside(folder: Path) -> None:
     """Train; rank 1 dies while the first one measures, which is no part of a step."""
-
-    class Dying(Session):
-        def evaluate(self, **options: Any) -> Any:
-            if RANK == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().evaluate(**options)
-
-    trainer.Session = Dying  # type: ignore[misc]
+    signal_when_measured(signal.SIGKILL)
     clips = {"train": Rough(4), "test": Rough(4, random=False)}
     options: dict[str, Any] = {"num_workers": 0, "device": "cpu", "progress": False, "timeout_s": 10.0}
     try:

@@ -277,21 +277,17 @@ class CountsFromTheCall(Generator):
         return x_BCTHW if times_BT is None else x_BCTHW[:, :, : times_BT.shape[1]]
 
 
-class WalksElsewhere(CountsFromTheCall):
-    def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
-        x_BCTHW = Generator.forward(self, noise)
-        return x_BCTHW if times_BT is None else x_BCTHW[:, :, times_BT[0].long()]
-
-    def walked(self, noise: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value + 1 for name, value in noise.items()}
-
-
 class LongerDrawDiffers(Generator):
     time = "frames"
 
     def forward(self, noise: dict[str, Tensor], times_BT: Tensor | None = None) -> Tensor:
         x_BCTHW = super().forward(noise)
         return x_BCTHW if times_BT is None else x_BCTHW[:, :, times_BT[0].long()]
+
+
+class WalksElsewhere(LongerDrawDiffers):
+    def walked(self, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value + 1 for name, value in noise.items()}
 
 
 class ForgetsLabel(Generator):

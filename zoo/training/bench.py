@@ -180,11 +180,16 @@ def measure(
 
 def _lazy_turn(recipe: Recipe) -> int:
     """Return after how many steps every lazy penalty has been due as often as it is in a long run."""
+    return math.lcm(*lazy_periods(recipe))
+
+
+def lazy_periods(recipe: Recipe) -> list[int]:
+    """Return every how many updates each penalty on slopes is due."""
     adversarial = recipe.train.objective.adversarial
     if adversarial is None:
-        return 1
+        return []
     terms = (adversarial.r1, adversarial.r2, adversarial.gradient_penalty, adversarial.path_length)
-    return math.lcm(*(term.every for term in terms if term is not None))
+    return [term.every for term in terms if term is not None]
 
 
 @contextlib.contextmanager

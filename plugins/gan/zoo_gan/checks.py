@@ -60,16 +60,39 @@ def run_of_frames(part: str, times_BT: Tensor, *, num_clips: int) -> tuple[int, 
     Raises:
         PortError: They are no run of whole frames, the same in every row.
     """
-    shape = tuple(times_BT.shape)
-    if len(shape) == 2 and shape[0] == num_clips and shape[1]:
-        start = int(times_BT[0, 0])
-        run = torch.arange(start, start + shape[1], device=times_BT.device, dtype=times_BT.dtype)
-        if bool((times_BT == run).all()):
-            return start, start + shape[1]
-    raise PortError(
-        f"{part} makes runs of whole frames: times_BT has to be ({num_clips}, frames) with the same numbers "
-        f"n, n + 1, ... in every row; it was given shape {shape}: {times_BT.flatten()[:4].tolist()}, ..."
-    )
+    found = find_run(times_BT, num_clips)
+    if found is None:
+        raise PortError(
+            f"{part} makes runs of whole frames: times_BT has to be ({num_clips}, frames) with the same "
+            f"numbers n, n + 1, ... in every row; it was given shape {tuple(times_BT.shape)}: "
+            f"{times_BT.flatten()[:4].tolist()}, ..."
+        )
+    return found
+
+
+def find_run(times_BT: Tensor, num_clips: int) -> tuple[int, int] | None:
+    """Return the first frame and one past the last; None where it is no run of whole frames in every row."""
+    if times_BT.ndim != 2 or times_BT.shape[0] != num_clips or not times_BT.shape[1]:
+        return None
+    start = int(times_BT[0, 0])
+    end = start + times_BT.shape[1]
+    run_T = torch.arange(start, end, device=times_BT.device, dtype=times_BT.dtype)
+    return (start, end) if bool((times_BT == run_T).all()) else None
+
+
+def drawn_run(part: str, times_BT: Tensor, *, num_clips: int, num_frames: int) -> tuple[int, int]:
+    """Return the first frame and one past the last, out of the frames that noise was drawn for.
+
+    Raises:
+        PortError: They are no run of whole frames, or not of those.
+    """
+    start, end = run_of_frames(part, times_BT, num_clips=num_clips)
+    if start < 0 or end > num_frames:
+        raise PortError(
+            f"{part} was asked for frames {start} to {end - 1} with noise of {num_frames} frames; draw noise "
+            f"for {max(end, 1)}, and count from 0"
+        )
+    return start, end
 
 
 def check_input(x: Tensor, *, part: str, in_channels: int, min_size: tuple[int, int, int], axes: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
 from zoo.ranks import everywhere
-from zoo_gan.checks import check_counts
+from zoo_gan.checks import check_counts, find_run
 from zoo_gan.longvideogan.layers import Synthesis3dBlock, ToRGB
 from zoo_gan.longvideogan.temporal_noise import BlurredNoise, HalveInTime, before_halving
 from zoo_gan.noise import draw_clips
@@ -314,11 +314,9 @@ class LongVideoGANGenerator(nn.Module):
 
 def _run_of_frames(times_BT: Tensor, num_clips: int, num_frames: int) -> tuple[int, int]:
     """Return the first frame and one past the last."""
-    if times_BT.ndim == 2 and times_BT.shape[0] == num_clips and times_BT.shape[1]:
-        start, length = int(times_BT[0, 0]), times_BT.shape[1]
-        run = torch.arange(start, start + length, device=times_BT.device, dtype=times_BT.dtype)
-        if start >= 0 and start + length <= num_frames and bool((times_BT == run).all()):
-            return start, start + length
+    found = find_run(times_BT, num_clips)
+    if found is not None and found[0] >= 0 and found[1] <= num_frames:
+        return found
     raise PortError(
         f"{PART} makes runs of whole frames: times_BT has to be ({num_clips}, frames) with the same numbers "
         f"n, n + 1, ... out of 0 to {num_frames - 1} in every row; it was given shape "

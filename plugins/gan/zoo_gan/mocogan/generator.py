@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
 from zoo.precision import full_precision
-from zoo_gan.checks import check_counts, check_natural, num_halvings, run_of_frames
+from zoo_gan.checks import check_counts, check_natural, drawn_run, num_halvings
 from zoo_gan.noise import draw_clips, normal_rows
 
 PART = "generator 'mocogan'"
@@ -180,12 +180,7 @@ class MoCoGANGenerator(nn.Module):
         moved_BTM = noise[_PATH if is_walked else "motion"]
         first, end = 0, moved_BTM.shape[1]
         if times_BT is not None:
-            first, end = run_of_frames(PART, times_BT, num_clips=len(moved_BTM))
-            if first < 0 or end > moved_BTM.shape[1]:
-                raise PortError(
-                    f"{PART} was asked for frames {first} to {end - 1} with noise of {moved_BTM.shape[1]} "
-                    f"frames; draw noise for {max(end, 1)}, and count from 0"
-                )
+            first, end = drawn_run(PART, times_BT, num_clips=len(moved_BTM), num_frames=end)
         path_BTM = moved_BTM[:, :end]
         if not is_walked:
             path_BTM = self._motion_path(noise["motion_start"], path_BTM)

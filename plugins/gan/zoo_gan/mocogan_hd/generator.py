@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.errors import PortError, ZooError
-from zoo_gan.checks import check_counts, check_image_size, run_of_frames
+from zoo_gan.checks import check_counts, check_image_size, drawn_run
 from zoo_gan.mocogan_hd.motion import MotionWalk, principal_directions
 from zoo_gan.noise import draw_clips, normal_rows
 from zoo_gan.stylegan2.networks import MappingNetwork, SynthesisNetwork
@@ -224,15 +224,10 @@ class MoCoGANHDGenerator(nn.Module):
         """
         self._check_noise(noise)
         is_walked = _PATH in noise
-        num_frames = noise[_PATH].shape[1] if is_walked else noise["motion"].shape[1] + 1
-        start, end = 0, num_frames
+        moved = noise[_PATH if is_walked else "motion"]
+        start, end = 0, moved.shape[1] + (not is_walked)
         if times_BT is not None:
-            start, end = run_of_frames(PART, times_BT, num_clips=len(next(iter(noise.values()))))
-            if start < 0 or end > num_frames:
-                raise PortError(
-                    f"{PART} was asked for frames {start} to {end - 1} with noise of {num_frames} frames; "
-                    f"draw noise for {max(end, 1)}, and count from 0"
-                )
+            start, end = drawn_run(PART, times_BT, num_clips=len(moved), num_frames=end)
         w_BTD = noise[_PATH] if is_walked else self._path(noise, num_steps=end - 1)
         w_BTD = w_BTD[:, start:end]
         frames = self.synthesis(rearrange(w_BTD, "B T D -> (B T) D"))
